@@ -1,0 +1,34 @@
+PYTHON ?= python3
+BIN := .venv/bin
+STAMP := .venv/.installed
+
+.PHONY: install test demo lint docs wheel clean
+
+install: $(STAMP)
+
+# A new Python file needs no new install; a change to the native code or to the dependencies does.
+$(STAMP): pyproject.toml CMakeLists.txt $(shell find csrc -name '*.[ch]pp')
+	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("Budwood needs Python 3.11 or newer, $(PYTHON) is " + sys.version.split()[0] + "; try: make PYTHON=python3.12")'
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet -e '.[all,dev,docs]'
+	touch $@
+
+test: install
+	$(BIN)/python -m pytest -q
+
+demo: install
+	$(BIN)/budwood transfer elpv --model packaged:tf_efficientnet_lite0 --prune gmp --sparsity 0.5 0.8 --mode linear full --out runs/demo
+
+lint: install
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+docs: install
+	$(BIN)/python -m sphinx -q -W --keep-going -b html docs docs/_build/html
+
+wheel: install
+	$(BIN)/python -m build --wheel
+
+clean:
+	rm -rf build dist docs/_build .mypy_cache .pytest_cache .ruff_cache .hypothesis $(STAMP)

@@ -1,0 +1,5 @@
+"""`python -m budwood`, as torchrun calls it."""
+
+from budwood.cli import main
+
+main()

@@ -1,0 +1,136 @@
+"""What several verbs share: options to objects, the screen, a runs folder that is ours."""
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from ..core.errors import UserError
+from ..core.files import write_atomic
+from ..core.registry import nearest, tasks
+from ..core.spec import RunSpec
+from ..core.task import Task
+
+screen = Console(stderr=True, highlight=False)
+"""For words to a person; what a program may read goes to stdout."""
+
+MARKER = "budwood.json"
+
+
+def open_task(data: str | None, task: str | None, *, allow_unreadable: bool = False) -> Task:
+    """The task that DATA or --task names: a folder or CSV of one's own, or a registered one."""
+    if task is None:
+        if data is None:
+            raise UserError("no data: name a folder of class folders, a CSV file, or a task (`budwood ls tasks`)")
+        if data in tasks and not Path(data).exists():
+            task, data = data, None
+        else:
+            task = "folder"
+            if not Path(data).exists():
+                raise UserError(f"{data} is neither a folder or file nor a task; {nearest(data, tasks.names())}")
+    extra: dict[str, Any] = {"allow_unreadable": True} if task == "folder" and allow_unreadable else {}
+    opened: Task = tasks.get(task)(Path(data) if data is not None else None, **extra)
+    return opened
+
+
+def checked_sparsity(value: str) -> float:
+    """A share in [0, 1). Raises UserError with what may have been meant."""
+    try:
+        number = float(value)
+    except ValueError:
+        raise UserError(f"the sparsity {value!r} is not a number; give the share of zeros, as 0.9") from None
+    if 0 <= number < 1:
+        return number
+    hint = f"did you mean {number / 100:g}?" if 1 < number < 100 else "0.9 means 90 % zeros"
+    raise UserError(f"the sparsity {value} is not at least 0 and below 1; {hint}")
+
+
+def parsed_options(pairs: list[str]) -> dict[str, Any]:
+    """`KEY=VALUE` settings of a method, dots for parts of a part: schedule.end=0.5."""
+    found: dict[str, Any] = {}
+    for pair in pairs:
+        key, separator, text = pair.partition("=")
+        if not separator or not key:
+            raise UserError(f"the option {pair!r} is not KEY=VALUE")
+        try:
+            value = json.loads(text)
+        except ValueError:
+            value = text.split(",") if "," in text else text
+        *parents, last = key.split(".")
+        place = found
+        for parent in parents:
+            place = place.setdefault(parent, {})
+            if not isinstance(place, dict):
+                raise UserError(f"the option {pair!r} contradicts another one")
+        place[last] = value
+    return found
+
+
+def runs_folder(path: Path) -> Path:
+    """A folder for runs: new, empty, or one of ours already. UserError for any other, before anything is written."""
+    if path.is_file():
+        raise UserError(f"{path} is a file; name a folder for the runs")
+    if (path / "spec.json").exists():
+        raise UserError(f"{path} is the folder of one run; name the folder that holds the runs, {path.parent}")
+    if path.exists() and any(path.iterdir()) and not (path / MARKER).exists():
+        raise UserError(f"{path} holds other files already; name a new or empty folder with --out")
+    write_atomic(path / MARKER, json.dumps({"format": "budwood-runs", "version": 1}) + "\n")
+    return path
+
+
+class Bars:
+    """Progress bars with rate and time left, on a terminal; silent elsewhere."""
+
+    def __init__(self, quiet: bool = False) -> None:
+        self.progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[note]}"),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            console=screen,
+            disable=quiet or not screen.is_terminal,
+        )
+
+    def __enter__(self) -> "Bars":
+        self.progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.progress.stop()
+
+    def of(self, spec: RunSpec) -> Callable[[int, int, float], None]:
+        """A bar for one run."""
+        bar = self.progress.add_task(label(spec), total=None, note="")
+        start: list[float] = []
+
+        def show(done: int, total: int, loss: float) -> None:
+            now = self.progress.get_time()
+            start[:] = start or [now, done]
+            rate = (done - start[1]) / (now - start[0]) if now > start[0] else 0.0
+            note = f"loss {loss:.3f}, {rate:.1f} steps/s" if rate else f"loss {loss:.3f}"
+            self.progress.update(bar, completed=done, total=total, note=note)
+
+        return show
+
+
+def label(spec: RunSpec) -> str:
+    """A run in a few words."""
+    pruned = "dense" if spec.where == "none" else f"{spec.method} {spec.sparsity:.0%}"
+    way = {"linear": "linear head", "full": "full", "none": "upstream"}[spec.transfer]
+    return f"{way}, {pruned}, seed {spec.seed}"
+
+
+def say(text: str, quiet: bool = False) -> None:
+    """A line for a person."""
+    if not quiet:
+        screen.print(text, markup=False, soft_wrap=True)
+
+
+def print_json(value: Any) -> None:
+    sys.stdout.write(json.dumps(value, indent=1) + "\n")

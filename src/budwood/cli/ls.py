@@ -1,0 +1,74 @@
+"""`budwood ls`: what there is to choose from."""
+
+from typing import Annotated, Any, Literal
+
+import torchvision
+from cyclopts import Parameter
+from rich.console import Console
+from rich.table import Table
+
+from ..core.registry import backends, methods, sources, tasks
+from ..models import packaged
+from ..models.timm import available
+from ..study.run import option_names
+from .common import print_json
+
+Kind = Literal["methods", "tasks", "models", "backends"]
+
+
+def run(kind: Kind, /, *, json: Annotated[bool, Parameter(negative=())] = False) -> None:
+    """List the methods, tasks, models or backends.
+
+    Parameters
+    ----------
+    kind
+        What to list.
+    json
+        Print JSON on stdout and nothing else.
+    """
+    rows = {"methods": _methods, "tasks": _tasks, "models": _models, "backends": _backends}[kind]()
+    if json:
+        print_json(rows)
+        return
+    table = Table(*(name.replace("_", " ") for name in rows[0]))
+    for row in rows:
+        table.add_row(*(str(value) for value in row.values()))
+    Console(highlight=False).print(table)
+
+
+def _methods() -> list[dict[str, Any]]:
+    found = []
+    for name in methods:
+        kind = methods.get(name)
+        when = "while training" if kind.tags.gradual else "at once" if name != "fixed" else "held"
+        facts = {"name": name, "family": kind.tags.family, "prunes": when, "density": kind.tags.density}
+        found.append(facts | {"paper": kind.tags.paper, "options": option_names(kind)})
+    return found
+
+
+def _tasks() -> list[dict[str, Any]]:
+    found = []
+    for name in tasks:
+        kind = tasks.get(name)
+        sizes = " / ".join(str(n) for n in (kind.declared_sizes or {}).values())
+        facts = {"name": name, "classes": kind.declared_classes or "yours", "train / val / test": sizes or "yours"}
+        found.append(facts | {"metric": kind.metric, "licence": kind.licence})
+    return found
+
+
+def _models() -> list[dict[str, Any]]:
+    examples = {
+        "torchvision": torchvision.models.list_models(module=torchvision.models),
+        "timm": available(),
+        "packaged": list(packaged.MODELS),
+        "py": ["py:module.function"],
+    }
+    return [
+        {"source": name, "models": len(found), "for example": ", ".join(found[:: max(1, len(found) // 4)][:4])}
+        for name in sources
+        if (found := examples.get(name, [])) or name not in examples
+    ]
+
+
+def _backends() -> list[dict[str, Any]]:
+    return [{"name": name, "status": backends.get(name)().available() or "available"} for name in backends]

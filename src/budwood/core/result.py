@@ -1,0 +1,66 @@
+"""What a run came to: one flat row, readable without any of the code that made it."""
+
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from .errors import UserError
+from .files import write_atomic
+from .spec import RunSpec
+
+
+class Layer(BaseModel):
+    """One prunable weight. FLOPs are of one image, a multiply and an add counted as two."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    name: str
+    shape: tuple[int, ...]
+    kept: int
+    total: int
+    flops_dense: int
+    flops: int
+
+
+class Result(BaseModel):
+    """`metrics` are fractions (0.91, not 91) for accuracies; `seconds` is the work alone."""
+
+    model_config = ConfigDict(extra="forbid")
+    run_id: str
+    spec: RunSpec
+    status: Literal["done", "failed", "skipped"]
+    reason: str = ""
+    metrics: dict[str, float] = {}
+    history: list[dict[str, float]] = []
+    """One row an epoch."""
+    layers: list[Layer] = []
+    sparsity: float = 0.0
+    """Of all convolution and linear weights but the head's."""
+    mask_digest: str = ""
+    checkpoint_bytes: int = 0
+    dense_bytes: int = 0
+    """Size of the same network as a dense float32 safetensors file."""
+    seconds: float = 0.0
+    environment: dict[str, str] = {}
+    task: dict[str, Any] = {}
+    """name, classes, sizes, metric, source, licence, notes: what a report says of the data."""
+    notes: list[str] = []
+
+    def row(self) -> dict[str, Any]:
+        """One flat row for a table or a CSV file."""
+        spec = self.spec.model_dump(mode="json", exclude={"options", "recipe"})
+        recipe = {f"recipe_{k}": v for k, v in self.spec.recipe.model_dump(mode="json").items()}
+        flat = self.model_dump(mode="json", include={"run_id", "status", "reason", "mask_digest", "seconds"})
+        sizes = {"measured_sparsity": self.sparsity, "bytes": self.checkpoint_bytes, "dense_bytes": self.dense_bytes}
+        flops = {"flops": sum(x.flops for x in self.layers), "flops_dense": sum(x.flops_dense for x in self.layers)}
+        return {**flat, **spec, **self.metrics, **sizes, **flops, **recipe}
+
+    def save(self, path: Path) -> None:
+        write_atomic(path, self.model_dump_json(indent=1) + "\n")
+
+    @classmethod
+    def load(cls, path: Path) -> "Result":
+        try:
+            return cls.model_validate_json(path.read_text())
+        except (OSError, ValidationError, ValueError):
+            raise UserError(f"{path} is no result of Budwood's, or damaged; delete its folder and run again") from None

@@ -1,0 +1,61 @@
+"""What to classify: the labelled images a network is transferred to."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from typing import Any, ClassVar, Literal
+
+from pydantic import BaseModel, ConfigDict
+from torch.utils.data import Dataset
+
+Split = Literal["train", "val", "test"]
+SPLITS: tuple[Split, ...] = ("train", "val", "test")
+Metric = Literal["top1", "mean_per_class"]
+
+
+class Preprocessing(BaseModel):
+    """How a network wants its images at evaluation: shorter side to `resize`, centre crop `size`, normalise."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    size: int = 224
+    resize: int = 256
+    interpolation: Literal["bilinear", "bicubic"] = "bilinear"
+    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
+    std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+
+    def at(self, size: int) -> "Preprocessing":
+        """The same at another image size in pixels, the ratio of resize to crop unchanged."""
+        return self.model_copy(update={"size": size, "resize": max(size, round(size * self.resize / self.size))})
+
+
+class Task(ABC):
+    """An opened task: its data was found, its splits are made.
+
+    `notes` holds, in one line each, whatever was decided while opening it (a split made, images left out),
+    for the screen and the report. `declared_sizes` is what the data set's authors state, where they do.
+    """
+
+    name: str
+    metric: Metric = "top1"
+    source: str = ""
+    licence: str = ""
+    declared_classes: ClassVar[int | None] = None
+    declared_sizes: ClassVar[dict[str, int] | None] = None
+    classes: tuple[str, ...]
+    notes: list[str]
+
+    @abstractmethod
+    def targets(self, split: Split) -> Sequence[int]:
+        """Class index of every image of a split, in the order of `load`."""
+
+    @abstractmethod
+    def load(self, split: Split, transform: Callable[[Any], Any]) -> Dataset[Any]:
+        """The split as (transform(RGB PIL image), class index)."""
+
+    @abstractmethod
+    def digest(self) -> str:
+        """sha256 (hex) that changes whenever an image, a label or its split does."""
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """Images per split."""
+        return {split: len(self.targets(split)) for split in SPLITS}

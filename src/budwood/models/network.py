@@ -1,0 +1,158 @@
+"""A network ready to prune or transfer: the module, its mask, its lineage; and how a name becomes one."""
+
+import copy
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from ..core.checkpoint import Checkpoint, Lineage, is_checkpoint, read_bytes, unpack
+from ..core.errors import UserError
+from ..core.mask import Mask
+from ..core.registry import sources
+from . import files
+
+
+@dataclass(frozen=True)
+class Network:
+    """`notes` says, a line each, what was assumed while it was made."""
+
+    module: nn.Module
+    mask: Mask
+    lineage: Lineage
+    notes: list[str] = field(default_factory=list)
+
+    def checkpoint(self) -> Checkpoint:
+        """A copy of its present weights, mask and lineage."""
+        state = {name: t.detach().cpu().contiguous().clone() for name, t in self.module.state_dict().items()}
+        return Checkpoint(state, self.mask, self.lineage)
+
+    def copy(self) -> "Network":
+        return replace(self, module=copy.deepcopy(self.module))
+
+    @property
+    def head(self) -> str:
+        return head_of(self.module)
+
+
+def head_of(module: nn.Module) -> str:
+    """Name of the classifier: the last linear or convolution module, in torchvision's and timm's networks alike.
+
+    Raises UserError where there is none.
+    """
+    names = [name for name, m in module.named_modules() if isinstance(m, nn.Linear | nn.Conv2d)]
+    if not names:
+        raise UserError("this network has no convolution and no linear layer: nothing to prune or transfer")
+    return names[-1]
+
+
+def prunable(module: nn.Module, head: bool = False) -> dict[str, Tensor]:
+    """Weight name -> parameter of every convolution and linear layer, without the classifier's unless `head`."""
+    last = head_of(module)
+    return {
+        f"{name}.weight": m.weight
+        for name, m in module.named_modules()
+        if isinstance(m, nn.Linear | nn.Conv2d) and (head or name != last)
+    }
+
+
+def replace_head(network: Network, classes: tuple[str, ...], seed: int) -> Network:
+    """The same backbone, in place, with a fresh dense classifier for `classes`, initialised from `seed`."""
+    name = network.head
+    old = network.module.get_submodule(name)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        if isinstance(old, nn.Linear):
+            new: nn.Module = nn.Linear(old.in_features, len(classes))
+        else:
+            assert isinstance(old, nn.Conv2d)
+            new = nn.Conv2d(old.in_channels, len(classes), kernel_size=1)
+    parent, _, attribute = name.rpartition(".")
+    setattr(network.module.get_submodule(parent), attribute, new)
+    lineage = network.lineage.model_copy(update={"num_classes": len(classes), "classes": classes})
+    return replace(network, mask=network.mask.without([f"{name}.weight"]), lineage=lineage)
+
+
+def build(architecture: str, num_classes: int) -> Network:
+    """The architecture without trained weights, by a name as `timm:resnet50`."""
+    return _from_source(architecture, num_classes, pretrained=False)
+
+
+def open_network(name: str) -> Network:
+    """A network with its trained weights.
+
+    `source:NAME` (see `budwood ls models`), `source:NAME@FILE` for weights of one's own in a file, a checkpoint's
+    path, or the path of a plain state_dict (.pth or .safetensors) of a torchvision network.
+    Raises UserError for an unknown name, missing weights, or a file that is damaged or does not fit.
+    """
+    source, _, _ = name.partition(":")
+    if source in sources and not Path(name).exists():
+        architecture, _, path = name.partition("@")
+        if not path:
+            return _from_source(architecture, None, pretrained=True)
+        return _from_state(files.read_state(Path(path)), architecture, path)
+    if ":" in name and not Path(name).exists() and "/" not in source and "\\" not in source:
+        sources.get(source)
+    file = Path(name)
+    if (file / "checkpoint.safetensors").exists():  # a run's folder
+        file /= "checkpoint.safetensors"
+    data = read_bytes(file)
+    if is_checkpoint(data):
+        return from_checkpoint(unpack(data, name))
+    state = files.read_state(file)
+    return _from_state(state, files.recognise(state, name), name)
+
+
+def from_checkpoint(checkpoint: Checkpoint) -> Network:
+    """The checkpoint's network; UserError where its architecture is not available or does not fit."""
+    lineage = checkpoint.lineage
+    network = build(lineage.architecture, lineage.num_classes)
+    load_strictly(network.module, checkpoint.to_dense(), lineage.architecture)
+    checkpoint.mask.apply_(network.module)
+    return Network(network.module, checkpoint.mask, lineage)
+
+
+def load_strictly(module: nn.Module, state: Mapping[str, Tensor], what: str) -> None:
+    """Load a state_dict whose names and shapes must all fit; one line that says how they do not."""
+    wanted = {name: tuple(t.shape) for name, t in module.state_dict().items()}
+    given = {name: tuple(t.shape) for name, t in state.items()}
+    wrong = [n for n in wanted if n in given and wanted[n] != given[n]]
+    missing, extra = sorted(set(wanted) - set(given)), sorted(set(given) - set(wanted))
+    if wrong or missing or extra:
+        examples = "; ".join(
+            [f"{n} has shape {given[n]}, wanted {wanted[n]}" for n in wrong[:1]]
+            + [f"{n} is missing" for n in missing[:1]]
+            + [f"{n} is not known" for n in extra[:1]]
+        )
+        count = len(wrong) + len(missing) + len(extra)
+        raise UserError(f"the weights are not those of {what}: {count} tensors differ ({examples})")
+    module.load_state_dict(dict(state))
+
+
+def _from_source(name: str, num_classes: int | None, pretrained: bool) -> Network:
+    source, separator, rest = name.partition(":")
+    if not separator or not rest:
+        raise UserError(f"{name!r} is not a model's name; names look like torchvision:resnet50 or timm:resnet50")
+    network: Network = sources.get(source)(rest, num_classes, pretrained)
+    return network
+
+
+def _from_state(state: dict[str, Tensor], architecture: str, where: str) -> Network:
+    num_classes = files.classes_of(state)
+    network = build(architecture, num_classes)
+    load_strictly(network.module, state, architecture)
+    weights = prunable(network.module, head=True)
+    mask = Mask.from_zeros(weights)
+    notes = [f"{where}: read as {architecture} with {num_classes} classes"]
+    inferred = mask.sparsity > 0.01
+    if inferred:
+        notes.append(f"{where} carries no mask: it was read from the zeros, {mask.sparsity:.2%} of the weights")
+    else:
+        mask = Mask.ones(weights)
+    lineage = network.lineage.model_copy(
+        update={"source": Path(where).name, "mask_inferred": inferred, "where": "upstream" if inferred else "none"}
+        | ({"method": "unknown"} if inferred else {})
+    )
+    return Network(network.module, mask, lineage, notes)

@@ -1,0 +1,47 @@
+"""What a network costs, layer by layer."""
+
+import torch
+from torch import Tensor, nn
+
+from ..core.mask import Mask
+from ..core.result import Layer
+from .network import prunable
+
+
+@torch.no_grad()
+def layers(module: nn.Module, mask: Mask, size: int) -> list[Layer]:
+    """Every convolution and linear layer in forward order, with FLOPs for one image of `size` x `size` pixels."""
+    weights = {id(p): name for name, p in prunable(module, head=True).items()}
+    positions: dict[str, int] = {}
+
+    def record(layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        name = weights[id(layer.weight)]
+        spatial = output[0].numel() // (output.shape[1] if isinstance(layer, nn.Conv2d) else output.shape[-1])
+        positions[name] = positions.get(name, 0) + spatial
+
+    hooks = [m.register_forward_hook(record) for m in module.modules() if id(getattr(m, "weight", None)) in weights]
+    training = module.training
+    try:
+        parameter = next(module.parameters())
+        module.eval()(torch.zeros(1, 3, size, size, device=parameter.device))
+    finally:
+        module.train(training)
+        for hook in hooks:
+            hook.remove()
+    counts = mask.counts()
+    named = {name: p for name, p in module.named_parameters()}
+    found = []
+    for name, spatial in positions.items():
+        total = named[name].numel()
+        kept = counts.get(name, total)
+        found.append(
+            Layer(
+                name=name.removesuffix(".weight"),
+                shape=tuple(named[name].shape),
+                kept=kept,
+                total=total,
+                flops_dense=2 * total * spatial,
+                flops=2 * kept * spatial,
+            )
+        )
+    return found

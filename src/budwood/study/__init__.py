@@ -1,0 +1,1 @@
+"""Runs: from a spec to a directory with everything that came of it."""

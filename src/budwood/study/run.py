@@ -1,0 +1,226 @@
+"""One run: what a RunSpec names, done once, in a directory of its own that is called by its run_id.
+
+ROOT/RUN_ID/spec.json                what determines it
+ROOT/RUN_ID/state.safetensors        while it is unfinished: where to go on
+ROOT/RUN_ID/metrics.jsonl            one row an epoch
+ROOT/RUN_ID/checkpoint.safetensors   the network, packed
+ROOT/RUN_ID/result.json              written last: a run with it is finished and never done again
+ROOT/features/KEY/                   features that several linear runs share
+"""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import ValidationError
+from torch.utils.data import Dataset
+
+from ..bench.environment import environment
+from ..core.checkpoint import Checkpoint, Lineage
+from ..core.errors import UserError
+from ..core.files import canonical_json, digest_of, write_atomic
+from ..core.pruner import Plan, Pruner
+from ..core.registry import methods
+from ..core.result import Result
+from ..core.spec import RunSpec
+from ..core.task import Task
+from ..models.network import Network, from_checkpoint
+from ..models.profile import layers
+from ..tasks.images import transforms
+from ..tasks.plain import Images
+from ..train import distributed
+from ..train.batchnorm import recalibrate
+from ..train.evaluate import evaluate
+from ..train.fit import Progress
+from ..transfer.full import Transferred, full
+from ..transfer.linear import linear
+
+RESULT, STATE, CHECKPOINT, SPEC, METRICS = (
+    "result.json", "state.safetensors", "checkpoint.safetensors", "spec.json", "metrics.jsonl",
+)  # fmt: skip
+
+
+@dataclass
+class Runner:
+    """Executes specs on one opened network and task, below `root`.
+
+    `fresh` starts unfinished runs over instead of going on with them.
+    """
+
+    network: Network
+    task: Task | None
+    root: Path
+    workers: int = 0
+    fresh: bool = False
+    device: str = "cpu"
+    progress: Callable[[RunSpec], Progress | None] = lambda spec: None
+    calibration: Images | None = None
+    """What batch norm statistics are made from after pruning at once, where there is no task."""
+
+    def run(self, spec: RunSpec) -> Result:
+        """The finished run's result, or the result of doing it. UserError where it cannot be done."""
+        folder = self.root / spec.run_id
+        if (folder / RESULT).exists():
+            result = Result.load(folder / RESULT)
+            if result.status == "done":
+                return result
+        if self.fresh:
+            (folder / STATE).unlink(missing_ok=True)
+        if distributed.rank() == 0:
+            write_atomic(folder / SPEC, spec.model_dump_json(indent=1) + "\n")
+        start = time.perf_counter()
+        pruner = make_pruner(spec.method, spec.sparsity, spec.options)
+        network = self._prepared(spec, pruner)
+        network.module.to(self.device)
+        done = self._transfer(spec, pruner, network, folder)
+        seconds = time.perf_counter() - start
+        return self._record(spec, done, folder, seconds)
+
+    def _prepared(self, spec: RunSpec, pruner: Pruner) -> Network:
+        """A copy at the run's image size, pruned already if this is where it happens."""
+        network = self.network.copy()
+        if spec.recipe.size is not None:
+            at = network.lineage.preprocessing.at(spec.recipe.size)
+            network = replace(network, lineage=network.lineage.model_copy(update={"preprocessing": at}))
+        if spec.where == "one-shot":
+            network = prune_at_once(network, pruner, self._calibration(network), self.workers, spec.transfer == "none")
+        return network
+
+    def _calibration(self, network: Network) -> Dataset[Any] | None:
+        view = transforms(network.lineage.preprocessing, train=False)
+        if self.task is not None:
+            return self.task.load("train", view)
+        return self.calibration.load(view) if self.calibration is not None else None
+
+    def _transfer(self, spec: RunSpec, pruner: Pruner, network: Network, folder: Path) -> Transferred:
+        recipe, progress = spec.recipe, self.progress(spec)
+        if self.task is None:
+            return Transferred(network, [], -1)
+        if spec.transfer == "linear":
+            cache = self.root / "features" / _features_key(spec)
+            return linear(network, self.task, recipe, spec.seed, cache=cache, workers=self.workers, progress=progress)
+        if spec.where == "one-shot":
+            pruner = Pruner(spec.sparsity)
+        return full(
+            network,
+            self.task,
+            pruner,
+            recipe,
+            spec.seed,
+            keep_head=spec.transfer == "none" and network.lineage.num_classes == len(self.task.classes),
+            teacher=self._teacher(spec),
+            workers=self.workers,
+            state_path=folder / STATE,
+            progress=progress,
+        )
+
+    def _teacher(self, spec: RunSpec) -> torch.nn.Module | None:
+        if spec.teacher is None or spec.recipe.distill == 0:
+            return None
+        path = self.root / spec.teacher / CHECKPOINT
+        return from_checkpoint(Checkpoint.load(path)).module.to(self.device).to(memory_format=torch.channels_last)
+
+    def _record(self, spec: RunSpec, done: Transferred, folder: Path, seconds: float) -> Result:
+        mask, module = done.network.mask, done.network.module
+        if not mask.holds(module):
+            raise RuntimeError(f"the mask does not hold: {mask.violations(module)}")
+        network = replace(done.network, lineage=self._lineage(spec, done.network.lineage))
+        metrics = self._metrics(network)
+        module.cpu()
+        found = layers(module, mask, network.lineage.preprocessing.size)
+        backbone = [layer for layer in found if spec.transfer == "none" or layer.name != network.head]
+        result = Result(
+            run_id=spec.run_id,
+            spec=spec,
+            status="done",
+            metrics=metrics | {"selected_epoch": float(done.epoch)},
+            history=done.history,
+            layers=found,
+            sparsity=1 - sum(x.kept for x in backbone) / max(1, sum(x.total for x in backbone)),
+            mask_digest=mask.digest(),
+            dense_bytes=sum(t.numel() * t.element_size() for t in module.state_dict().values()),
+            seconds=seconds,
+            environment=environment(),
+            task=describe(self.task) if self.task is not None else {},
+            notes=network.notes,
+        )
+        if distributed.rank() == 0:
+            result.checkpoint_bytes = network.checkpoint().save(folder / CHECKPOINT)
+            write_atomic(folder / METRICS, "".join(canonical_json(row) + "\n" for row in done.history))
+            result.save(folder / RESULT)
+            (folder / STATE).unlink(missing_ok=True)
+        return result
+
+    def _metrics(self, network: Network) -> dict[str, float]:
+        """Scores on the validation and test splits, of the very network that is stored."""
+        if self.task is None or distributed.rank() != 0:
+            return {}
+        view = transforms(network.lineage.preprocessing, train=False)
+        metrics: dict[str, float] = {}
+        for split in ("val", "test"):
+            found = evaluate(network.module, self.task.load(split, view), workers=self.workers)
+            metrics |= {f"{split}_{name}": value for name, value in found.items()}
+        return metrics
+
+    def _lineage(self, spec: RunSpec, before: Lineage) -> Lineage:
+        facts: dict[str, Any] = {"task": spec.task, "parent": spec.parent, "versions": versions()}
+        if spec.where != "none":
+            facts |= {"method": spec.method, "where": spec.where, "options": spec.options}
+        return before.model_copy(update=facts)
+
+
+def make_pruner(method: str, sparsity: float, options: dict[str, Any]) -> Pruner:
+    """The method of this name with its options checked; `dense` is training without zeros."""
+    kind = Pruner if method in ("dense", "unknown") else methods.get(method)
+    try:
+        checked = kind.Options(**options)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise UserError(f"option {where} of {method}: {first['msg']}; it takes {option_names(kind)}") from None
+    return kind(sparsity, checked)  # type: ignore[no-any-return]
+
+
+def option_names(kind: type[Pruner]) -> str:
+    return ", ".join(kind.Options.model_fields) or "no options"
+
+
+def prune_at_once(
+    network: Network, pruner: Pruner, images: Dataset[Any] | None, workers: int = 0, with_head: bool = False
+) -> Network:
+    """Prune without training, then make the batch norm statistics anew on `images`, whose labels are not used."""
+    scope = network.mask if with_head else network.mask.without([f"{network.head}.weight"])
+    mask = pruner.start(network.module, scope, Plan(0, 0))
+    mask.apply_(network.module)
+    notes = [f"pruned at once to {mask.sparsity:.2%} of the weights that could be"]
+    if images is None:
+        notes.append("batch norm statistics are still the dense network's; give --calibration IMAGES to make them anew")
+    elif used := recalibrate(network.module.to(memory_format=torch.channels_last), images, workers=workers):
+        notes.append(f"batch norm statistics made anew on {used} images, without their labels")
+    return replace(network, mask=mask, notes=network.notes + notes)
+
+
+def _features_key(spec: RunSpec) -> str:
+    """What features depend on: everything of a spec but the head's fit and the seed."""
+    parts = spec.model_dump(mode="json", include={"parent", "data", "method", "where", "sparsity", "options"})
+    return digest_of(parts | {"size": spec.recipe.size})[:16]
+
+
+def describe(task: Task) -> dict[str, Any]:
+    """What a report says of the data."""
+    facts = {name: getattr(task, name) for name in ("name", "metric", "source", "licence", "notes")}
+    return facts | {"classes": list(task.classes), "sizes": task.sizes}
+
+
+def versions() -> dict[str, str]:
+    found = {}
+    for package in ("budwood", "torch", "torchvision", "timm"):
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found

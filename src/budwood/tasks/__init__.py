@@ -1,0 +1,1 @@
+"""Data sets: one file each, and `folder` for one's own images."""

@@ -1,0 +1,90 @@
+"""The part every task here shares: samples at hand as (source, class index), and splits made from them."""
+
+from collections import defaultdict
+from collections.abc import Callable, Hashable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch.utils.data import Dataset
+
+from budwood.core.task import Split, Task
+
+from .images import read_rgb
+
+Sample = tuple[Any, int]
+"""Where an image comes from (a path, or its pixels) and its class index."""
+
+
+class Samples(Dataset[Any]):
+    """Samples as (transform(image), class index); `read` makes the RGB image of a source."""
+
+    def __init__(self, samples: Sequence[Sample], read: Callable[[Any], Any], transform: Callable[[Any], Any]) -> None:
+        self.samples, self.read, self.transform = samples, read, transform
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __getitem__(self, index: int) -> tuple[Any, int]:
+        source, target = self.samples[index]
+        return self.transform(self.read(source)), target
+
+
+class SampleTask(Task):
+    """A task that has only to fill `samples`; sources are image files unless `read` is another."""
+
+    samples: dict[Split, list[Sample]]
+    read: Callable[[Any], Any] = staticmethod(read_rgb)
+
+    def targets(self, split: Split) -> list[int]:
+        return [target for _, target in self.samples[split]]
+
+    def load(self, split: Split, transform: Callable[[Any], Any]) -> Dataset[Any]:
+        return Samples(self.samples[split], self.read, transform)
+
+
+def hold_out(strata: Sequence[Hashable], fraction: float, seed: int) -> np.ndarray:
+    """Which samples to hold out: bool (samples,), `fraction` of them in all and of each stratum to within one.
+
+    Every stratum gives at least one and keeps at least one, so it must have two. Only the order of `strata` and the
+    seed matter: raw PCG64 output is the same on every machine and for every numpy.
+    """
+    members: dict[Hashable, list[int]] = defaultdict(list)
+    for index, stratum in enumerate(strata):
+        members[stratum].append(index)
+    wanted = [len(found) * fraction for found in members.values()]
+    counts = [max(1, int(share)) for share in wanted]
+    missing = round(len(strata) * fraction) - sum(counts)
+    # What rounding down left over goes to the strata it took most from.
+    by_loss = sorted(range(len(wanted)), key=lambda k: counts[k] - wanted[k])
+    for k in by_loss[: max(0, missing)]:
+        counts[k] += 1
+    keys = np.random.PCG64(seed).random_raw(len(strata)) if len(strata) else np.empty(0)
+    held = np.zeros(len(strata), dtype=bool)
+    for found, count in zip(members.values(), counts, strict=True):
+        order = np.argsort(keys[found], kind="stable")
+        held[np.asarray(found)[order[:count]]] = True
+    return held
+
+
+def split_three_ways(strata: Sequence[Hashable], seed: int) -> list[Split]:
+    """70/15/15: the split of each sample, stratified; every stratum must have three samples, one for each split."""
+    splits: np.ndarray = np.full(len(strata), "train", dtype=object)
+    test = hold_out(strata, 0.15, seed)
+    splits[test] = "test"
+    rest = np.flatnonzero(~test)
+    val = hold_out([strata[int(k)] for k in rest], 0.15 / 0.85, seed)
+    splits[rest[val]] = "val"
+    return list(splits)
+
+
+def few(names: Iterable[Any]) -> str:
+    """The first three of some names and how many more there are, for a message of one line."""
+    shown = [str(name) for name in names]
+    text = ", ".join(shown[:3]) + (f" and {len(shown) - 3} more" if len(shown) > 3 else "")
+    return text.encode("utf-8", "backslashreplace").decode()  # a file name need not be text
+
+
+def relative(path: Path, root: Path) -> str:
+    """A path below root in the same words on every machine."""
+    return path.relative_to(root).as_posix()

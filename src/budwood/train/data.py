@@ -1,0 +1,51 @@
+"""Batches in an order that depends on seed and epoch alone, so that a run can go on in the middle of one."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+
+def mixed_seed(*parts: int) -> int:
+    """One 63-bit seed out of several numbers; near ones give unrelated seeds."""
+    value = 0x9E3779B97F4A7C15
+    for part in parts:
+        value = (value ^ (part + 1)) * 0xBF58476D1CE4E5B9 % 2**64
+        value ^= value >> 29
+    return value >> 1
+
+
+def batch_plan(length: int, batch_size: int, seed: int, epoch: int, rank: int = 0, world: int = 1) -> list[list[int]]:
+    """Indices of every batch of one process in one epoch. A last batch of a single image is left out: batch norm
+    cannot train on it. Every process gets the same number of batches."""
+    generator = torch.Generator().manual_seed(mixed_seed(seed, epoch))
+    order = torch.randperm(length, generator=generator).tolist()
+    order = order[: length - length % world] if length >= world else order * world
+    mine = order[rank::world]
+    batches = [mine[i : i + batch_size] for i in range(0, len(mine), batch_size)]
+    return batches[:-1] if len(batches) > 1 and len(batches[-1]) == 1 else batches
+
+
+def loader(dataset: Dataset[Any], batches: list[list[int]], workers: int) -> DataLoader[Any]:
+    """Batches as planned. Its own generator: the loader must not use up the global one's numbers."""
+    return DataLoader(
+        dataset,
+        batch_sampler=batches,
+        num_workers=workers,
+        generator=torch.Generator().manual_seed(0),
+        persistent_workers=False,
+    )
+
+
+def in_order(dataset: Dataset[Any], batch_size: int, workers: int) -> DataLoader[Any]:
+    """Every image once, in order."""
+    length = len(dataset)  # type: ignore[arg-type]
+    return loader(dataset, [list(range(i, min(i + batch_size, length))) for i in range(0, length, batch_size)], workers)
+
+
+def on_device(batches: Any, device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:
+    """Images (N, 3, H, W) float32 channels-last, and class indices (N,)."""
+    for images, targets in batches:
+        yield images.to(device, memory_format=torch.channels_last), targets.to(device)

@@ -1,0 +1,262 @@
+"""The one training loop.
+
+A step, in this order:
+
+1. forward and backward, through `pruner.backward` (which may do several passes) and with the weights that
+   `pruner.forward_weights` gives in place of the stored ones,
+2. `pruner.update`: gradients are still dense here,
+3. the optimizer forgets what it knew of revived weights,
+4. gradients of pruned weights are set to zero,
+5. the optimizer steps, unless `pruner.applies_gradient` says no,
+6. pruned weights are set to zero: neither momentum nor weight decay nor the average of the weights revives one.
+
+After every epoch the network as it would be deployed (the average of the weights, if any, finished by the method) is
+held against its mask and evaluated.
+"""
+
+import copy
+import math
+import time
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.data import Dataset
+
+from ..core.errors import UserError
+from ..core.mask import Mask
+from ..core.pruner import Plan, Pruner
+from ..core.spec import Recipe
+from . import distributed
+from .data import batch_plan, loader, mixed_seed, on_device
+from .evaluate import evaluate
+from .optim import forget_revived, learning_rate, sgd
+from .state import load_state, save_state
+
+Progress = Callable[[int, int, float], None]
+"""(steps done, steps in all, loss of the last one)"""
+
+
+@dataclass
+class Fitted:
+    """The model is left as the selected epoch's; `history` has one row an epoch."""
+
+    mask: Mask
+    history: list[dict[str, float]]
+    epoch: int
+
+
+@dataclass
+class Fit:
+    """One training of `model`, in place.
+
+    `train` may have `set_epoch(epoch)`, called before each epoch. `val` selects the best epoch by `metric`.
+    With `state_path` the run is saved there at least every `save_seconds`, and goes on from there.
+    """
+
+    model: nn.Module
+    pruner: Pruner
+    mask: Mask
+    train: Dataset[Any]
+    val: Dataset[Any]
+    recipe: Recipe
+    metric: str = "top1"
+    seed: int = 0
+    teacher: nn.Module | None = None
+    workers: int = 0
+    state_path: Path | None = None
+    save_seconds: float = 60.0
+    progress: Progress | None = None
+    step: int = field(default=0, init=False)
+    history: list[dict[str, float]] = field(default_factory=list, init=False)
+
+    def run(self) -> Fitted:
+        """Train to the end. Raises UserError where the loss is not finite or the processes' masks differ."""
+        self._prepare()
+        if self.state_path is not None and self.state_path.exists():
+            self._restore()
+        while self.step < self.plan.steps:
+            self._epoch(self.step // self.plan.steps_per_epoch)
+        self.model.load_state_dict(self.best)
+        self.best_mask.apply_(self.model)
+        return Fitted(self.best_mask, self.history, self.best_epoch)
+
+    # -- before ------------------------------------------------------------------------------------------
+
+    def _prepare(self) -> None:
+        self.device = next(self.model.parameters()).device
+        self.model.to(memory_format=torch.channels_last)
+        batches = len(self._batches(0))
+        self.plan = Plan(self.recipe.epochs, batches)
+        self.mask = distributed.mask_from_first(self.pruner.start(self.model, self.mask, self.plan))
+        self.mask.apply_(self.model)
+        self.average = copy.deepcopy(self.model) if self.recipe.ema else None
+        self.net = distributed.wrap(self.model)
+        self.optimizer = sgd([*self.model.parameters(), *self.pruner.parameters()], self.recipe)
+        self.best: dict[str, Tensor] = self.model.state_dict()
+        self.best_mask, self.best_epoch, self.best_score = self.mask, -1, -math.inf
+        self.loss_sum = 0.0
+        self.saved_at = time.monotonic()
+
+    def _batches(self, epoch: int) -> list[list[int]]:
+        length = len(self.train)  # type: ignore[arg-type]
+        world = distributed.world()
+        size = max(1, self.recipe.batch_size // world)
+        return batch_plan(length, size, self.seed, epoch, distributed.rank(), world)
+
+    # -- one epoch ---------------------------------------------------------------------------------------
+
+    def _epoch(self, epoch: int) -> None:
+        first = self.step % self.plan.steps_per_epoch
+        if first == 0:
+            torch.manual_seed(mixed_seed(self.seed, epoch, distributed.rank()))
+            self.loss_sum = 0.0
+        if hasattr(self.train, "set_epoch"):
+            self.train.set_epoch(epoch)
+        self.model.train()
+        batches = loader(self.train, self._batches(epoch)[first:], self.workers)
+        for batch in on_device(batches, self.device):
+            loss = self._step(batch)
+            self.loss_sum += loss
+            self.step += 1
+            if self.progress is not None:
+                self.progress(self.step, self.plan.steps, loss)
+            if self.step % self.plan.steps_per_epoch and time.monotonic() - self.saved_at > self.save_seconds:
+                self._save()
+        self._close_epoch(epoch)
+        self._save()
+
+    def _step(self, batch: tuple[Tensor, Tensor]) -> float:
+        lr = learning_rate(self.recipe, self.step, self.plan.steps_per_epoch)
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr
+        self.optimizer.zero_grad(set_to_none=True)
+        loss = float(self.pruner.backward(self.model, self.mask, lambda: self._pass(batch)))
+        if not math.isfinite(loss):
+            raise UserError(f"the loss became {loss} at step {self.step}; lower the learning rate (--lr, now {lr:g})")
+        distributed.average_(self.pruner.parameters())
+        mask = self.pruner.update(self.model, self.mask, self.step, batch)
+        if mask is not self.mask:
+            distributed.agree(mask)
+            forget_revived(self.optimizer, self.model, self.mask, mask)
+            self.mask = mask
+        self.mask.apply_to_gradients_(self.model)
+        if self.pruner.applies_gradient(self.step):
+            self.optimizer.step()
+        self.mask.apply_(self.model)
+        self._follow()
+        return loss
+
+    def _pass(self, batch: tuple[Tensor, Tensor]) -> Tensor:
+        """One forward and backward pass, in `accumulate` parts; gradients are added to what is there."""
+        images, targets = batch
+        total = torch.zeros((), device=self.device)
+        parts = list(zip(images.chunk(self.recipe.accumulate), targets.chunk(self.recipe.accumulate), strict=True))
+        for i, (x, y) in enumerate(parts):
+            quiet = self.net.no_sync() if i < len(parts) - 1 and distributed.world() > 1 else nullcontext()  # type: ignore[operator]
+            with quiet:
+                with torch.autocast(self.device.type, torch.bfloat16, enabled=self.recipe.amp):
+                    output = self._forward(x)
+                loss = self._loss(output.float(), x, y) * (len(y) / len(targets))
+                loss.backward()
+            total += loss.detach()
+        return total
+
+    def _forward(self, images: Tensor) -> Tensor:
+        weights = {name: p for name, p in self.model.named_parameters() if name in self.mask}
+        replaced = self.pruner.forward_weights(weights, self.mask)
+        if replaced is None:
+            return self.net(images)  # type: ignore[no-any-return]
+        named = {distributed.unwrapped(name): weight for name, weight in replaced.items()}
+        return torch.func.functional_call(self.net, named, (images,))  # type: ignore[no-any-return]
+
+    def _loss(self, output: Tensor, images: Tensor, targets: Tensor) -> Tensor:
+        loss = F.cross_entropy(output, targets, label_smoothing=self.recipe.label_smoothing)
+        if self.teacher is None or self.recipe.distill == 0:
+            return loss
+        with torch.no_grad():
+            wanted = self.teacher.eval()(images).float().softmax(1)
+        share = self.recipe.distill
+        return (1 - share) * loss + share * F.cross_entropy(output, wanted)
+
+    @torch.no_grad()
+    def _follow(self) -> None:
+        """Move the average of the weights a little towards the present ones; the mask holds for it too."""
+        if self.average is None:
+            return
+        for mean, value in zip(self.average.state_dict().values(), self.model.state_dict().values(), strict=True):
+            if mean.is_floating_point():
+                mean.lerp_(value, 1 - self.recipe.ema)
+            else:
+                mean.copy_(value)
+        self.mask.apply_(self.average)
+
+    def _close_epoch(self, epoch: int) -> None:
+        deployed = copy.deepcopy(self.average if self.average is not None else self.model)
+        mask = self.pruner.finish(deployed, self.mask)
+        if not (self.mask.holds(self.model) and mask.holds(deployed)):
+            raise RuntimeError(f"a pruned weight came back to life in epoch {epoch}: {mask.violations(deployed)}")
+        scores = distributed.from_first(
+            evaluate(deployed, self.val, workers=self.workers) if distributed.rank() == 0 else None
+        )
+        row = {
+            "epoch": float(epoch),
+            "train_loss": self.loss_sum / self.plan.steps_per_epoch,
+            "sparsity": mask.sparsity,
+        }
+        self.history.append(row | {f"val_{name}": value for name, value in scores.items()})
+        last = epoch == self.plan.epochs - 1
+        candidate = self.pruner.settled(self.step - 1) and self.recipe.select == "best"
+        if (candidate and scores[self.metric] > self.best_score) or (last and self.best_epoch < 0):
+            self.best = {name: t.detach().cpu().clone() for name, t in deployed.state_dict().items()}
+            self.best_mask, self.best_epoch, self.best_score = mask, epoch, scores[self.metric]
+
+    # -- going on ----------------------------------------------------------------------------------------
+
+    def _save(self) -> None:
+        self.saved_at = time.monotonic()
+        if self.state_path is None or distributed.rank() != 0:
+            return
+        momenta = {
+            str(i): state["momentum_buffer"]
+            for i, p in enumerate(self.optimizer.param_groups[0]["params"])
+            if (state := self.optimizer.state.get(p)) and state.get("momentum_buffer") is not None
+        }
+        groups = {
+            "model": self.model.state_dict(),
+            "momentum": momenta,
+            "mask": {name: self.mask[name] for name in self.mask},
+            "pruner": self.pruner.state(),
+            "best": self.best if self.best_epoch >= 0 else {},
+            "best_mask": {name: self.best_mask[name] for name in self.best_mask},
+            "average": self.average.state_dict() if self.average is not None else {},
+            "rng": {"cpu": torch.get_rng_state()},
+        }
+        best_score = self.best_score if math.isfinite(self.best_score) else None
+        facts = {"step": self.step, "loss_sum": self.loss_sum, "history": self.history}
+        save_state(self.state_path, groups, facts | {"best_epoch": self.best_epoch, "best_score": best_score})
+
+    def _restore(self) -> None:
+        assert self.state_path is not None
+        groups, facts = load_state(self.state_path)
+        self.model.load_state_dict(groups["model"])
+        for i, p in enumerate(self.optimizer.param_groups[0]["params"]):
+            if (buffer := groups.get("momentum", {}).get(str(i))) is not None:
+                self.optimizer.state[p]["momentum_buffer"] = torch.empty_like(p).copy_(buffer)
+        self.mask = Mask(groups["mask"])
+        self.pruner.load_state(groups.get("pruner", {}))
+        self.best_mask = Mask(groups["best_mask"])
+        self.best_epoch = facts["best_epoch"]
+        if self.best_epoch >= 0:
+            self.best = groups["best"]
+        self.best_score = -math.inf if facts["best_score"] is None else facts["best_score"]
+        if self.average is not None:
+            self.average.load_state_dict(groups["average"])
+        self.step, self.loss_sum, self.history = facts["step"], facts["loss_sum"], facts["history"]
+        if self.step % self.plan.steps_per_epoch:
+            torch.set_rng_state(groups["rng"]["cpu"].clone())

@@ -1,0 +1,63 @@
+"""Full transfer: a new head, then every weight that the mask keeps is trained; a method may prune on the way."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from torch import nn
+
+from ..core.pruner import Pruner
+from ..core.spec import Recipe
+from ..core.task import Task
+from ..models.network import Network, replace_head
+from ..tasks.images import Seeded, transforms
+from ..train.fit import Fit, Progress
+
+
+@dataclass(frozen=True)
+class Transferred:
+    """`history` has one row per epoch (or per candidate head); `epoch` is the row that was selected."""
+
+    network: Network
+    history: list[dict[str, float]]
+    epoch: int
+
+
+def full(
+    network: Network,
+    task: Task,
+    pruner: Pruner,
+    recipe: Recipe,
+    seed: int,
+    *,
+    keep_head: bool = False,
+    teacher: nn.Module | None = None,
+    workers: int = 0,
+    state_path: Path | None = None,
+    progress: Progress | None = None,
+) -> Transferred:
+    """Train `network`, in place, on the task's training split; the best epoch is chosen on its validation split.
+
+    `keep_head` trains the classifier that is there: upstream training on the classes it was made for.
+    With `state_path` a killed run goes on from there. Raises UserError as `train.fit.Fit` does.
+    """
+    if not keep_head:
+        network = replace_head(network, task.classes, seed)
+    preprocessing = network.lineage.preprocessing
+    train = task.load("train", transforms(preprocessing, train=recipe.augment))
+    val = task.load("val", transforms(preprocessing, train=False))
+    fit = Fit(
+        network.module,
+        pruner,
+        network.mask,
+        Seeded(train, seed),
+        val,
+        recipe,
+        metric=task.metric,
+        seed=seed,
+        teacher=teacher,
+        workers=workers,
+        state_path=state_path,
+        progress=progress,
+    )
+    fitted = fit.run()
+    return Transferred(replace(network, mask=fitted.mask), fitted.history, fitted.epoch)

@@ -1,0 +1,178 @@
+"""Linear transfer: the backbone stays as it is, its features are computed once, and a linear head is fitted to them."""
+
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors.torch
+import torch
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.linear_model import LogisticRegression
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.data import Dataset
+
+from ..core.errors import UserError
+from ..core.files import write_atomic
+from ..core.spec import Recipe
+from ..core.task import Task
+from ..models.network import Network, replace_head
+from ..tasks.images import transforms
+from ..train.data import batch_plan, in_order, mixed_seed, on_device
+from ..train.evaluate import scores
+from ..train.fit import Progress
+from ..train.optim import learning_rate, sgd
+from .full import Transferred
+
+REGULARISATION = tuple(10.0**k for k in range(-5, 4))
+"""The C that are tried for L-BFGS: nine powers of ten around scikit-learn's default of 1."""
+
+
+@torch.inference_mode()
+def features(
+    network: Network, data: Dataset[Any], cache: Path | None = None, workers: int = 0
+) -> tuple[Tensor, Tensor]:
+    """What the classifier sees (N, D) float32, and the class indices (N,), in eval mode and the data set's order.
+
+    `cache` is a file that is read if it is there and written if not. Raises UserError where the head is not linear.
+    """
+    if cache is not None and cache.exists():
+        return _read_cache(cache, len(data))  # type: ignore[arg-type]
+    module, head = network.module.eval(), network.head
+    classifier = module.get_submodule(head)
+    if not isinstance(classifier, nn.Linear):
+        raise UserError(f"{network.lineage.architecture} has a convolution as its head; transfer it with --mode full")
+    seen: list[Tensor] = []
+    hook = classifier.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].float().cpu()))
+    module.to(memory_format=torch.channels_last)
+    device = next(module.parameters()).device
+    targets = []
+    try:
+        for images, wanted in on_device(in_order(data, 64, workers), device):
+            module(images)
+            targets.append(wanted.cpu())
+    finally:
+        hook.remove()
+    found = torch.cat(seen).clone(), torch.cat(targets).clone()
+    if cache is not None:
+        write_atomic(cache, safetensors.torch.save({"features": found[0], "targets": found[1]}))
+    return found
+
+
+def _read_cache(path: Path, length: int) -> tuple[Tensor, Tensor]:
+    try:
+        stored = safetensors.torch.load(path.read_bytes())
+        found = stored["features"], stored["targets"]
+    except Exception:  # safetensors raises several kinds
+        raise UserError(f"{path} is damaged; delete it to have it made again") from None
+    if len(found[0]) != length or len(found[1]) != length:
+        raise UserError(f"{path} holds {len(found[0])} features for {length} images; delete it to have it made again")
+    return found
+
+
+Head = tuple[Tensor, Tensor]
+"""Weight (classes, D) and bias (classes,), float32."""
+
+
+Candidates = Iterator[tuple[dict[str, float], Head]]
+"""Heads to choose from, each with the facts of its row."""
+
+
+def fit_head(
+    train: tuple[Tensor, Tensor],
+    val: tuple[Tensor, Tensor],
+    classes: int,
+    recipe: Recipe,
+    metric: str,
+    seed: int,
+    progress: Progress | None = None,
+) -> tuple[Head, list[dict[str, float]]]:
+    """The head that is best on `val` by `metric`, and one row per candidate (an epoch of SGD, or a C of L-BFGS)."""
+    fit = _lbfgs_heads if recipe.head == "lbfgs" else _sgd_heads
+    best, best_score, history = None, -np.inf, []
+    for i, (facts, head) in enumerate(fit(train, classes, recipe, seed)):
+        found = scores(logits(head, val[0]), val[1])
+        history.append({"epoch": float(i)} | facts | {f"val_{name}": value for name, value in found.items()})
+        if found[metric] > best_score or recipe.select == "last":
+            best, best_score = head, found[metric]
+        if progress is not None:
+            progress(i + 1, len(REGULARISATION) if recipe.head == "lbfgs" else recipe.epochs, found["loss"])
+    if best is None:
+        raise UserError("a linear head by SGD needs at least one epoch; raise --epochs")
+    return best, history
+
+
+def logits(head: Head, inputs: Tensor) -> Tensor:
+    """(N, D) -> (N, classes)."""
+    return F.linear(inputs, *head)
+
+
+def _lbfgs_heads(train: tuple[Tensor, Tensor], classes: int, recipe: Recipe, seed: int) -> Candidates:
+    """Multinomial logistic regression on standardised features for every C; the scale is folded into the head."""
+    mean, std = train[0].mean(0), train[0].std(0)
+    std = torch.where(std > 1e-6, std, 1.0)
+    inputs, targets = ((train[0] - mean) / std).double().numpy(), train[1].numpy()
+    warm: dict[str, Any] = {"max_iter": 200, "tol": 1e-3, "warm_start": True}
+    model = LogisticRegression(**warm)
+    for c in REGULARISATION:
+        model.set_params(C=c)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ConvergenceWarning)  # a C that does not converge loses on `val`
+            model.fit(inputs, targets)
+        coefficients, intercepts = model.coef_, model.intercept_
+        if len(coefficients) == 1:  # two classes: scikit-learn keeps only the second one's row
+            coefficients = np.concatenate([np.zeros_like(coefficients), coefficients])
+            intercepts = np.concatenate([np.zeros_like(intercepts), intercepts])
+        weight = torch.from_numpy(coefficients).float() / std
+        bias = torch.from_numpy(intercepts).float() - weight @ mean
+        yield {"C": c}, (weight, bias)
+
+
+def _sgd_heads(train: tuple[Tensor, Tensor], classes: int, recipe: Recipe, seed: int) -> Candidates:
+    """SGD on the stored features, as in the study (no augmentation is left to do)."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(mixed_seed(seed))
+        head = nn.Linear(train[0].shape[1], classes)
+    optimizer = sgd(list(head.parameters()), recipe)
+    steps = len(batch_plan(len(train[0]), recipe.batch_size, seed, 0))
+    for epoch in range(recipe.epochs):
+        total = 0.0
+        for i, indices in enumerate(batch_plan(len(train[0]), recipe.batch_size, seed, epoch)):
+            optimizer.param_groups[0]["lr"] = learning_rate(recipe, epoch * steps + i, steps)
+            output = head(train[0][indices])
+            loss = F.cross_entropy(output, train[1][indices], label_smoothing=recipe.label_smoothing)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            total += float(loss.detach())
+        yield {"train_loss": total / steps}, (head.weight.detach().clone(), head.bias.detach().clone())
+
+
+@torch.no_grad()
+def linear(
+    network: Network,
+    task: Task,
+    recipe: Recipe,
+    seed: int,
+    *,
+    cache: Path | None = None,
+    workers: int = 0,
+    progress: Progress | None = None,
+) -> Transferred:
+    """Fit a new head to `network`, in place; no weight of the backbone changes. Features are kept in the folder
+    `cache`, for runs that differ in nothing but the head. Raises UserError where the head is not linear."""
+    network = replace_head(network, task.classes, seed)
+    view = transforms(network.lineage.preprocessing, train=False)
+    found = {
+        split: features(network, task.load(split, view), cache / f"{split}.safetensors" if cache else None, workers)
+        for split in ("train", "val")
+    }
+    with torch.enable_grad():
+        head, history = fit_head(found["train"], found["val"], len(task.classes), recipe, task.metric, seed, progress)
+    classifier = network.module.get_submodule(network.head)
+    classifier.weight.copy_(head[0])
+    classifier.bias.copy_(head[1])
+    ranked = [row[f"val_{task.metric}"] for row in history]
+    return Transferred(network, history, ranked.index(max(ranked)) if recipe.select == "best" else len(ranked) - 1)
