@@ -1,4 +1,4 @@
-"""Budwood prunes ImageNet networks, transfers them to other image tasks with the mask held, and measures what it did.
+"""Budwood prunes ImageNet networks and transfers them to other image tasks with the mask held.
 
     from budwood import Checkpoint, Mask, full, linear, open_network
 

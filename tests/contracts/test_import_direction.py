@@ -101,7 +101,7 @@ def _named_in(call: ast.Call) -> str | None:
 
 def may_import(file: File, room: str) -> bool:
     """True if `file` may import from `room`."""
-    if file.room == room or file.path == "__init__.py" or file.room == "cli":
+    if file.room == room or file.path in ("__init__.py", "__main__.py") or file.room == "cli":
         return True
     if room == "cli":
         return False

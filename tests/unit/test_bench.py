@@ -143,6 +143,11 @@ def test_latency_refuses_an_unknown_backend_before_any_work() -> None:
         latency({"dense": _net()}, 16, 1, ["eagre"], threads=1, seconds=0)
 
 
+def test_latency_of_a_network_that_cannot_run_is_a_users_error() -> None:
+    with pytest.raises(UserError, match=r"dense cannot run on images of shape \[1, 3, 2, 2\]"):
+        latency({"dense": _net()}, 2, 1, ["eager"], threads=1, seconds=0)
+
+
 def test_missing_names_the_absent_module_and_the_cure() -> None:
     assert backend_module.missing("onnx", "torch") is None
     reason = backend_module.missing("onnx", "torch", "no_such_module")

@@ -24,7 +24,8 @@ TASK = {
 
 def result(
     accuracy: float = 0.9, sparsity: float = 0.0, *, method: str = "rigl", status: str = "done",
-    measured: float | None = None, task: dict | None = None, metric: str = "top1", layers: int = 2, reason: str = "", **spec,
+    measured: float | None = None, task: dict | None = None, metric: str = "top1", layers: int = 2,
+    reason: str = "", **spec,
 ) -> Result:  # fmt: skip
     """A run of 100 kB dense; pruned unless its sparsity is zero."""
     where = spec.pop("where", "upstream" if sparsity else "none")
@@ -46,7 +47,8 @@ def result(
 def times(label: str, backend: str, ms: float | None, batch: int = 1, reason: str = "") -> dict:
     return {
         "label": label, "backend": backend, "size": 224, "batch": batch, "threads": 2,
-        "status": "done" if ms else "skipped", "reason": reason, "ms_per_image": ms, "q1": ms and ms * 0.9, "q3": ms and ms * 1.1,
+        "status": "done" if ms else "skipped", "reason": reason,
+        "ms_per_image": ms, "q1": ms and ms * 0.9, "q3": ms and ms * 1.1,
     }  # fmt: skip
 
 

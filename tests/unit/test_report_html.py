@@ -148,6 +148,8 @@ def test_every_text_is_escaped() -> None:
     parsed = Page(html)
     assert parsed.text.count(EVIL) > 15
     assert "$b$" in parsed.text and "$x^2$" in parsed.text
+    plot = latency_plot(latency_frames([times("costs $5 or $6", "eager", 1.0)])[0], "a")
+    assert "costs $5 or $6" in Page(plot).text  # not set as a formula
 
 
 def test_the_numbers_are_on_the_page() -> None:

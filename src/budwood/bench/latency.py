@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
 
+from ..core.errors import UserError
 from ..core.registry import backends as registry
 from .backend import Backend, Run
 from .timer import Timing, compare
@@ -49,7 +50,8 @@ def latency(
 
     Nothing is timed before its logits agree with eager mode's; a backend that is missing, fails or disagrees
     gives a row with the reason. All that is left is timed in one interleaved run of about `seconds`
-    (preparing and compiling come on top). Raises UserError for a name that is no backend.
+    (preparing and compiling come on top). Raises UserError for a name that is no backend, and for a network
+    that PyTorch itself cannot run on such images.
     """
     example = torch.randn(batch, 3, size, size, generator=torch.Generator().manual_seed(0))
     members = {name: registry.get(name) for name in backends}
@@ -57,7 +59,7 @@ def latency(
     runs: dict[int, Run] = {}
     with _torch_threads(threads):
         for label, model in models.items():
-            expected = registry.get("eager")().prepare(model, example, threads)(example)
+            expected = _expected(label, model, example, threads)
             for name, member in members.items():
                 run, status, reason = _checked(member(), model, example, threads, expected)
                 if run is not None:
@@ -96,6 +98,13 @@ def zeros(model: nn.Module) -> float:
     total = sum(layer.weight.numel() for layer in layers)
     kept = sum(int(torch.count_nonzero(layer.weight)) for layer in layers)
     return 1 - kept / total if total else 0.0
+
+
+def _expected(label: str, model: nn.Module, example: Tensor, threads: int) -> NDArray[np.float32]:
+    try:
+        return registry.get("eager")().prepare(model, example, threads)(example)
+    except (RuntimeError, ValueError) as error:
+        raise UserError(f"{label} cannot run on images of shape {list(example.shape)}: {error}"[:300]) from None
 
 
 def _checked(

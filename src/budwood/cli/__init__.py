@@ -1,9 +1,12 @@
 """The command line: one file = one verb, loaded when it is called."""
 
+import ast
 import sys
 from importlib.metadata import version
+from pathlib import Path
+from typing import Any
 
-from cyclopts import App, CycloptsError
+from cyclopts import App, CycloptsError, UnusedCliTokensError
 
 from ..core.errors import UserError
 
@@ -11,19 +14,31 @@ app = App(
     name="budwood",
     help="Prune ImageNet networks, transfer them to your own images with the mask held, and see what it cost.",
     version=lambda: version("budwood"),
+    suppress_keyboard_interrupt=False,  # `main` has a word to say on it
 )
 app["--help"].group = app["--version"].group = "Help"
+
+
+def _words(verb: str) -> str:
+    """What a verb's function says of itself, read without importing it, and PyTorch with it."""
+    tree = ast.parse((Path(__file__).parent / f"{verb}.py").read_text(encoding="utf-8"))
+    functions = {node.name: node for node in tree.body if isinstance(node, ast.FunctionDef)}
+    return (ast.get_docstring(functions["run"]) or "").partition("\n\nParameters\n")[0]
+
+
 for _verb in ("transfer", "prune", "eval", "verify", "info", "ls", "export", "report"):
-    app.command(f"budwood.cli.{_verb}:run", name=_verb)
-app.command("budwood.cli.data:app", name="data")
+    app.command(f"budwood.cli.{_verb}:run", name=_verb, help=_words(_verb))
+app.command("budwood.cli.data:app", name="data", help="Look at images before anything is trained on them.")
 
 
 def main(arguments: list[str] | None = None) -> None:
     """Run one verb. Bad input: one line on stderr and exit code 2. Ctrl-C: 130, and how to go on."""
     try:
         app(arguments, exit_on_error=False, print_error=False)
-    except (UserError, CycloptsError) as error:
+    except UserError as error:
         _fail(str(error), 2)
+    except CycloptsError as error:
+        _fail(_reason(error), 2)
     except KeyboardInterrupt:
         _fail("stopped; run the same command again to go on where it was", 130)
     except BrokenPipeError:
@@ -31,6 +46,17 @@ def main(arguments: list[str] | None = None) -> None:
         sys.exit(1)
     except OSError as error:
         _fail(f"{error.filename or 'the system'}: {error.strerror or error}", 2)
+
+
+def _reason(error: CycloptsError) -> str:
+    """One line; of pydantic's several, what is wrong with which option."""
+    if isinstance(error, UnusedCliTokensError):
+        return f"too many arguments: {' '.join(error.unused_tokens or [])}; see --help"
+    found: list[Any] = getattr(error.__cause__, "errors", list)()
+    if not found:
+        return str(error)
+    option = "--" + "-".join(str(part) for part in found[0]["loc"]).replace("_", "-")
+    return f"{option} {found[0]['input']}: {found[0]['msg']}"
 
 
 def _fail(message: str, code: int) -> None:

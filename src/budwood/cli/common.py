@@ -4,24 +4,33 @@ import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+import torch
+from cyclopts import Parameter
+from cyclopts.validators import Number
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from ..core.errors import UserError
-from ..core.files import write_atomic
 from ..core.registry import nearest, tasks
-from ..core.spec import RunSpec
-from ..core.task import Task
+from ..core.spec import Recipe, RunSpec
+from ..core.task import Metric, Task
+from ..models.network import Network
+from ..study.run import MARKER, mark
 
 screen = Console(stderr=True, highlight=False)
 """For words to a person; what a program may read goes to stdout."""
 
-MARKER = "budwood.json"
+
+Seed = Annotated[int, Parameter(validator=Number(gte=0, lt=2**31))]
+Size = Annotated[int, Parameter(validator=Number(gte=16, lte=2048))]
+Workers = Annotated[int, Parameter(validator=Number(gte=0))]
 
 
-def open_task(data: str | None, task: str | None, *, allow_unreadable: bool = False) -> Task:
+def open_task(
+    data: str | None, task: str | None, *, metric: Metric | None = None, allow_unreadable: bool = False
+) -> Task:
     """The task that DATA or --task names: a folder or CSV of one's own, or a registered one."""
     if task is None:
         if data is None:
@@ -32,7 +41,11 @@ def open_task(data: str | None, task: str | None, *, allow_unreadable: bool = Fa
             task = "folder"
             if not Path(data).exists():
                 raise UserError(f"{data} is neither a folder or file nor a task; {nearest(data, tasks.names())}")
-    extra: dict[str, Any] = {"allow_unreadable": True} if task == "folder" and allow_unreadable else {}
+    if metric is not None and task != "folder":
+        raise UserError(f"--metric is for images of one's own; {task} is measured as its authors do")
+    extra: dict[str, Any] = {"metric": metric} if metric else {}
+    if task == "folder":
+        extra["allow_unreadable"] = allow_unreadable
     opened: Task = tasks.get(task)(Path(data) if data is not None else None, **extra)
     return opened
 
@@ -47,6 +60,15 @@ def checked_sparsity(value: str) -> float:
         return number
     hint = f"did you mean {number / 100:g}?" if 1 < number < 100 else "0.9 means 90 % zeros"
     raise UserError(f"the sparsity {value} is not at least 0 and below 1; {hint}")
+
+
+def checked_device(name: str) -> str:
+    """A device this machine has; UserError for any other."""
+    try:
+        torch.empty(0, device=name)
+    except (RuntimeError, AssertionError):
+        raise UserError(f"this machine has no device {name!r} that PyTorch can use; leave --device out") from None
+    return name
 
 
 def parsed_options(pairs: list[str]) -> dict[str, Any]:
@@ -76,10 +98,21 @@ def runs_folder(path: Path) -> Path:
         raise UserError(f"{path} is a file; name a folder for the runs")
     if (path / "spec.json").exists():
         raise UserError(f"{path} is the folder of one run; name the folder that holds the runs, {path.parent}")
-    if path.exists() and any(path.iterdir()) and not (path / MARKER).exists():
+    foreign = path.exists() and any(not entry.name.startswith(".") for entry in path.iterdir())
+    if foreign and not (path / MARKER).exists():
         raise UserError(f"{path} holds other files already; name a new or empty folder with --out")
-    write_atomic(path / MARKER, json.dumps({"format": "budwood-runs", "version": 1}) + "\n")
+    mark(path)
     return path
+
+
+def start_of(network: Network, recipe: Recipe) -> dict[str, Any]:
+    """What of a RunSpec says where the run starts. A file's path does not count, its content does."""
+    preprocessing = network.lineage.preprocessing
+    return {
+        "model": network.lineage.architecture,
+        "parent": network.checkpoint().digest(),
+        "preprocessing": preprocessing if recipe.size is None else preprocessing.at(recipe.size),
+    }
 
 
 class Bars:

@@ -9,11 +9,12 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from ..core.task import SPLITS
 from ..tasks.check import Report
 from ..tasks.check import check as look
 from .common import print_json
 
-app = App(help="Look at images before anything is trained on them.")
+app = App(name="data", help="Look at images before anything is trained on them.")
 
 
 @app.command
@@ -51,7 +52,7 @@ def _print(report: Report) -> None:
         console.print(table)
     else:
         console.print("nothing wrong was found")
-    splits = list(report.totals)
+    splits = [split for split in (*SPLITS, "all") if split in report.totals]
     classes = sorted({name for counts in report.totals.values() for name in counts})
     counts = Table("class", *splits)
     for name in classes[:40]:

@@ -11,7 +11,7 @@ from ..models.network import Network, open_network
 from ..tasks.images import transforms
 from ..tasks.plain import Labelled
 from ..train.evaluate import logits_of, scores
-from .common import open_task, print_json, say
+from .common import Size, Workers, open_task, print_json, say
 
 
 def run(
@@ -21,8 +21,8 @@ def run(
     *,
     task: str | None = None,
     split: Literal["train", "val", "test", "all"] = "all",
-    size: int | None = None,
-    workers: int = 1,
+    size: Size | None = None,
+    workers: Workers = 1,
     json: Annotated[bool, Parameter(negative=())] = False,
 ) -> None:
     """Accuracy of a network on labelled images, its classes matched by name or, where it has no names, by order.

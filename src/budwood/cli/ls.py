@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal
 import torchvision
 from cyclopts import Parameter
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from ..core.registry import backends, methods, sources, tasks
@@ -32,7 +33,7 @@ def run(kind: Kind, /, *, json: Annotated[bool, Parameter(negative=())] = False)
         return
     table = Table(*(name.replace("_", " ") for name in rows[0]))
     for row in rows:
-        table.add_row(*(str(value) for value in row.values()))
+        table.add_row(*(escape(str(value)) for value in row.values()))
     Console(highlight=False).print(table)
 
 

@@ -12,7 +12,19 @@ from ..models.network import open_network
 from ..study.run import CHECKPOINT, Runner, make_pruner
 from ..tasks.plain import Images
 from ..train import distributed
-from .common import Bars, checked_sparsity, open_task, parsed_options, print_json, runs_folder, say
+from .common import (
+    Bars,
+    Seed,
+    Workers,
+    checked_device,
+    checked_sparsity,
+    open_task,
+    parsed_options,
+    print_json,
+    runs_folder,
+    say,
+    start_of,
+)
 
 
 def run(
@@ -25,11 +37,11 @@ def run(
     task: str | None = None,
     calibration: Path | None = None,
     option: Annotated[list[str], Parameter(negative=())] | None = None,
-    seed: int = 0,
+    seed: Seed = 0,
     recipe: Annotated[Recipe, Parameter(name="*")] = Recipe(),  # noqa: B008 -- frozen
     out: Path = Path("runs"),
     resume: bool = True,
-    workers: int = 1,
+    workers: Workers = 1,
     device: str = "cpu",
     json: Annotated[bool, Parameter(negative=())] = False,
 ) -> None:
@@ -70,6 +82,9 @@ def run(
     target, options = checked_sparsity(sparsity), parsed_options(option or [])
     kind = methods.get(method)
     make_pruner(method, target, options)
+    if method == "fixed":
+        raise UserError("the method fixed prunes nothing; choose another one (`budwood ls methods`)")
+    checked_device(device)
     gradual, trains = kind.tags.gradual, data is not None or task is not None
     if gradual and not trains:
         raise UserError(f"{method} prunes while it trains: give --data, or prune at once with --method magnitude")
@@ -80,14 +95,14 @@ def run(
     images = Images(calibration) if calibration is not None else None
     facts: dict[str, Any] = {"task": "none", "data": images.digest() if images else "none"}
     if opened is not None:
-        facts = {"task": opened.name, "data": opened.digest()}
+        facts = {"task": opened.name, "data": opened.digest(), "metric": opened.metric}
     used = recipe if trains else Recipe(epochs=0, size=recipe.size)
     where = "upstream" if gradual else "one-shot"
     spec = RunSpec(
-        model=model, parent=network.checkpoint().digest(), **facts, method=method, where=where, sparsity=target,
-        options=options, transfer="none", seed=seed, recipe=used,
+        **start_of(network, used), **facts, method=method, where=where, sparsity=target, options=options,
+        transfer="none", seed=seed, recipe=used,
     )  # fmt: skip
-    root = runs_folder(out)
+    root = runs_folder(out) if distributed.rank() == 0 else out
     for line in network.notes:
         say(line, quiet)
     with Bars(quiet) as bars:

@@ -1,6 +1,7 @@
 """`budwood transfer`: the main job. A folder of labelled photos in; sparse, verified networks and a report out."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -14,13 +15,27 @@ from ..core.files import write_atomic
 from ..core.registry import backends, methods
 from ..core.result import Result
 from ..core.spec import Recipe, RunSpec, Transfer
-from ..core.task import Task
+from ..core.task import Metric, Task
 from ..models.network import Network, from_checkpoint, open_network
 from ..report import html
 from ..report import screen as report_screen
 from ..study.run import CHECKPOINT, Runner, make_pruner
 from ..train import distributed
-from .common import Bars, checked_sparsity, label, open_task, parsed_options, print_json, runs_folder, say, screen
+from .common import (
+    Bars,
+    Seed,
+    Workers,
+    checked_device,
+    checked_sparsity,
+    label,
+    open_task,
+    parsed_options,
+    print_json,
+    runs_folder,
+    say,
+    screen,
+    start_of,
+)
 
 LATENCY_SECONDS = 20.0
 
@@ -32,17 +47,18 @@ def run(
     model: str,
     task: str | None = None,
     prune: str | None = None,
-    sparsity: Annotated[list[str], Parameter(consume_multiple=True)] | None = None,
-    mode: Annotated[list[Literal["linear", "full"]], Parameter(consume_multiple=True)] | None = None,
-    seeds: Annotated[list[int], Parameter(consume_multiple=True)] | None = None,
+    sparsity: Annotated[list[str], Parameter(consume_multiple=True, negative=())] | None = None,
+    mode: Annotated[list[Literal["linear", "full"]], Parameter(consume_multiple=True, negative=())] | None = None,
+    seeds: Annotated[list[Seed], Parameter(consume_multiple=True, negative=())] | None = None,
     option: Annotated[list[str], Parameter(negative=())] | None = None,
     recipe: Annotated[Recipe, Parameter(name="*")] = Recipe(),  # noqa: B008 -- frozen
     dense: bool = True,
     measure_latency: bool = True,
+    metric: Metric | None = None,
     allow_unreadable: bool = False,
     out: Path = Path("runs"),
     resume: bool = True,
-    workers: int = 1,
+    workers: Workers = 1,
     device: str = "cpu",
     json: Annotated[bool, Parameter(negative=())] = False,
 ) -> None:
@@ -72,6 +88,8 @@ def run(
         Transfer the network without pruning too, to compare with.
     measure_latency
         Time the networks on this machine at the end.
+    metric
+        What one's own images are measured by: top1 (the default) or mean_per_class.
     allow_unreadable
         Go on although more than 1 % of the images cannot be read.
     out
@@ -89,17 +107,20 @@ def run(
     quiet = json or distributed.rank() != 0
     sparsities = [checked_sparsity(value) for value in sparsity or []]
     options = parsed_options(option or [])
-    _check_request(prune, sparsities, options)
+    _check_request(prune, sparsities, options, recipe.distill > 0)
+    _check_linear(mode or ["full"], recipe)
+    checked_device(device)
     network = open_network(model)
-    opened = open_task(data, task, allow_unreadable=allow_unreadable)
-    base = {"model": model, "parent": network.checkpoint().digest(), "task": opened.name, "data": opened.digest()}
+    _check_network(network, mode or ["full"], sparsities)
+    opened = open_task(data, task, metric=metric, allow_unreadable=allow_unreadable)
+    base = {**start_of(network, recipe), "task": opened.name, "data": opened.digest(), "metric": opened.metric}
     specs = [
         spec
         for way in mode or ["full"]
-        for seed in seeds or [0]
+        for seed in _seeds_of(way, seeds or [0], recipe, quiet)
         for spec in _specs(base, network, prune, sparsities, options, way, seed, recipe, dense)
     ]
-    root = runs_folder(out)
+    root = runs_folder(out) if distributed.rank() == 0 else out
     for line in [*network.notes, *_about(opened)]:
         say(line, quiet)
     with Bars(quiet) as bars:
@@ -121,17 +142,52 @@ def run(
     distributed.leave()
 
 
-def _check_request(prune: str | None, sparsities: list[float], options: dict[str, Any]) -> None:
+def _check_request(prune: str | None, sparsities: list[float], options: dict[str, Any], distill: bool) -> None:
     """Everything wrong with the request that can be said before anything is loaded."""
     if prune is None and sparsities:
         raise UserError("--sparsity needs a method: add --prune gmp")
     if prune is None and options:
         raise UserError("--option needs a method: add --prune gmp")
+    if distill and prune is None:
+        raise UserError("--distill teaches a pruned network by the dense one: add --prune gmp")
+    if prune == "fixed" and sparsities:
+        raise UserError("--prune fixed holds the mask the model comes with: leave --sparsity out, or add --prune gmp")
     if prune is not None:
         methods.get(prune)
         if not sparsities and prune != "fixed":
             raise UserError(f"--prune {prune} needs --sparsity, as --sparsity 0.9")
         make_pruner(prune, 0.0, options)
+
+
+def _check_linear(ways: Sequence[Transfer], recipe: Recipe) -> None:
+    """A setting that would count for nothing is refused, not passed over."""
+    if set(ways) != {"linear"}:
+        return
+    counted = {"size", "head", "select"}
+    idle = [name for name, value in recipe if name not in counted and value != getattr(Recipe(), name)]
+    if idle:
+        option = "--" + idle[0].replace("_", "-")
+        raise UserError(f"{option} does not count for a linear head, which has the study's settings; leave it out")
+
+
+def _seeds_of(way: Transfer, seeds: list[int], recipe: Recipe, quiet: bool) -> list[int]:
+    """The seeds that make a difference."""
+    if way == "full" or recipe.head == "sgd" or len(seeds) == 1:
+        return seeds
+    say("linear head: L-BFGS comes to the same for every seed, so one is run; --head sgd for several", quiet)
+    return seeds[:1]
+
+
+def _check_network(network: Network, ways: Sequence[Transfer], sparsities: list[float]) -> None:
+    """What this network cannot do, before hours are spent on the runs that come first."""
+    if "linear" in ways and not isinstance(network.module.get_submodule(network.head), torch.nn.Linear):
+        raise UserError(f"{network.lineage.architecture} has a convolution as its head; transfer it with --mode full")
+    already = network.mask.without([f"{network.head}.weight"]).sparsity
+    if sparsities and min(sparsities) < already - 1e-3:
+        raise UserError(
+            f"the network already has {already:.2%} zeros, more than the sparsity {min(sparsities):g} asked for; "
+            "ask for a higher one"
+        )
 
 
 def _specs(
@@ -155,7 +211,7 @@ def _specs(
         first = RunSpec(**base, **facts, transfer=way, seed=seed, recipe=plain)
     else:
         first = RunSpec(**base, transfer=way, seed=seed, recipe=plain)
-    specs = [first] if dense or prune is None else []
+    specs = [first] if dense or not sparsities else []
     where = "one-shot" if way == "linear" or not (prune and methods.get(prune).tags.gradual) else "downstream"
     for sparsity in sparsities:
         extra = {"method": prune, "where": where, "sparsity": sparsity, "options": options}

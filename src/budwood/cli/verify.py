@@ -9,6 +9,7 @@ from cyclopts import Parameter
 from ..core.checkpoint import Checkpoint, is_checkpoint, read_bytes, unpack
 from ..core.errors import UserError
 from ..models.files import read_state
+from ..models.network import checkpoint_in
 from .common import print_json
 
 
@@ -22,14 +23,14 @@ def run(
 ) -> None:
     """Check a network's zeros against its mask, or against another network's.
 
-    A checkpoint of Budwood's carries its mask, its digest and its sparsity, and all are checked. A plain .pth or
-    .safetensors file needs --against. Exit code 1: a pruned weight is not zero, or digest or sparsity differ;
-    2: a file is missing, damaged or of another architecture.
+    A checkpoint of Budwood's carries its mask, digests and sparsity, and all are checked. A plain .pth or .safetensors
+    file needs --against. Exit code 1: a pruned weight is not zero, or the sparsity is not the one asked for; 2: a
+    file is missing, of another architecture, or damaged (a digest differs).
 
     Parameters
     ----------
     checkpoint
-        The file to check.
+        The file to check, or the folder of the run that made it.
     against
         The checkpoint whose zeros it must have: the one it was transferred or exported from.
     sparsity
@@ -37,6 +38,7 @@ def run(
     json
         Print the findings as JSON on stdout and nothing else.
     """
+    checkpoint = checkpoint_in(checkpoint)
     data = read_bytes(checkpoint)
     own = unpack(data, str(checkpoint)) if is_checkpoint(data) else None
     if own is None and against is None:
@@ -45,8 +47,10 @@ def run(
     wrong: list[str] = []
     mask = own.mask if own is not None else None
     if against is not None:
-        parent = Checkpoint.load(against).mask
+        parent = Checkpoint.load(checkpoint_in(against)).mask
         shared = parent.restricted(n for n in parent if n in state and state[n].shape == parent[n].shape)
+        if own is not None:  # a transfer made the classifier anew, as wide as it was perhaps
+            shared = shared.restricted(own.mask)
         lost = sorted(set(parent) - set(shared))
         if len(lost) > 1 or not len(shared):
             raise UserError(f"{checkpoint} lacks {len(lost)} weights of {against} ({lost[0]}): another network")
@@ -62,7 +66,7 @@ def run(
     else:
         for line in wrong:
             print(line)
-        verdict = "the mask does NOT hold" if wrong else "the mask holds"
+        verdict = "NOT as it should be" if wrong else "the mask holds"
         print(f"{verdict}: {mask.kept} of {mask.total} weights kept, sparsity {mask.sparsity:.4%}")
         print(f"mask digest {mask.digest()}")
     sys.exit(1 if wrong else 0)

@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import Tensor
 
 from .errors import UserError
-from .files import write_atomic
+from .files import digest_of, write_atomic
 from .mask import Mask
 from .task import Preprocessing
 
@@ -58,6 +58,7 @@ class _Stored(BaseModel):
     sparsity: float
     mask_digest: str
     content_digest: str
+    lineage_digest: str
 
 
 @dataclass(frozen=True)
@@ -92,9 +93,13 @@ class Checkpoint:
 
 
 def content_digest(state: Mapping[str, Tensor], mask: Mask) -> str:
+    """sha256 (hex) over names, shapes, types and values. A pruned weight counts as +0 even where it is -0, as it is
+    after a multiplication by the mask: the file does not hold it."""
     sha = hashlib.sha256(mask.digest().encode())
     for name in sorted(state):
         tensor = state[name].detach().cpu().contiguous()
+        if name in mask:
+            tensor = tensor.masked_fill(~mask[name], 0)
         sha.update(f"{name}\0{tuple(tensor.shape)}\0{tensor.dtype}\0".encode())
         sha.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes() if tensor.numel() else b"")
     return sha.hexdigest()
@@ -102,17 +107,17 @@ def content_digest(state: Mapping[str, Tensor], mask: Mask) -> str:
 
 def read_bytes(path: Path) -> bytes:
     """The file's content; UserError where it is missing, a folder, empty or absurdly large."""
-    if not path.exists():
-        raise UserError(f"no file at {path}; check the path")
-    if path.is_dir():
-        raise UserError(f"{path} is a folder; name the checkpoint file in it")
-    size = path.stat().st_size
-    if size == 0 or size > MAX_BYTES:
-        raise UserError(f"{path} has {size} bytes: not a checkpoint; make or copy it again")
     try:
+        if not path.exists():
+            raise UserError(f"no file at {path}; check the path")
+        if path.is_dir():
+            raise UserError(f"{path} is a folder; name the checkpoint file in it")
+        size = path.stat().st_size
+        if size == 0 or size > MAX_BYTES:
+            raise UserError(f"{path} has {size} bytes: not a checkpoint; make or copy it again")
         return path.read_bytes()
     except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror}; check its permissions") from None
+        raise UserError(f"cannot read {path}: {error.strerror}; check the path and its permissions") from None
 
 
 def pack(checkpoint: Checkpoint) -> bytes:
@@ -138,6 +143,7 @@ def pack(checkpoint: Checkpoint) -> bytes:
         sparsity=checkpoint.mask.sparsity,
         mask_digest=checkpoint.mask.digest(),
         content_digest=checkpoint.digest(),
+        lineage_digest=digest_of(checkpoint.lineage.model_dump(mode="json")),
     )
     return safetensors.torch.save(tensors, metadata={"budwood": stored.model_dump_json()})
 
@@ -175,7 +181,8 @@ def unpack(data: bytes, where: str) -> Checkpoint:
         raise UserError(f"{where} is a safetensors file but not a checkpoint of Budwood's")
     try:
         stored = _Stored.model_validate_json(metadata["budwood"])
-    except (ValidationError, ValueError, TypeError):
+        lineage_digest = digest_of(stored.lineage.model_dump(mode="json"))
+    except (ValidationError, ValueError, TypeError, RecursionError):
         raise damaged("its metadata is not valid") from None
     if stored.version != FORMAT_VERSION:
         raise UserError(f"{where} has format version {stored.version}, this Budwood reads {FORMAT_VERSION}; upgrade")
@@ -189,7 +196,9 @@ def unpack(data: bytes, where: str) -> Checkpoint:
         raise damaged("the mask's digest differs")
     if content_digest(state, mask) != stored.content_digest:
         raise damaged("the weights' digest differs")
-    if abs(mask.sparsity - stored.sparsity) > 1e-9:
+    if lineage_digest != stored.lineage_digest:
+        raise damaged("the digest of its lineage differs")
+    if not abs(mask.sparsity - stored.sparsity) <= 1e-9:  # this way round, NaN is refused
         raise damaged("the sparsity it claims is not the mask's")
     return Checkpoint(state, mask, stored.lineage)
 
@@ -208,7 +217,7 @@ def _unpack_tensors(
     for name, shape in shapes.items():
         bits, values = tensors.get(f"bits:{name}"), tensors.get(f"values:{name}")
         if name in state:
-            if bits is not None or values is not None or list(state[name].shape) != shape:
+            if bits is not None or values is not None or list(state[name].shape) != shape or 0 in shape:
                 raise damaged(f"{name!r} does not have the shape it claims")
             entries[name] = torch.ones(shape, dtype=torch.bool)
             continue

@@ -13,7 +13,7 @@ from .mask import Mask
 
 @dataclass(frozen=True)
 class Tags:
-    """What a method does, told truly: the training loop and the contract tests go by them."""
+    """What a method does, told truly: the verbs and the contract tests go by them."""
 
     family: str = "controls"
     paper: str = ""
@@ -26,8 +26,8 @@ class Tags:
     revives: bool = False
     """A pruned weight may be kept again later."""
     per_sample_gradients: bool = False
-    density: Literal["exact", "indirect"] = "exact"
-    """Whether the sparsity asked for is met to one weight, or only steered."""
+    density: Literal["exact", "indirect", "given"] = "exact"
+    """Whether the sparsity asked for is met to one weight, only steered, or not looked at: the mask is as given."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ class Pruner:
     `__init__` only stores; what is learned or counted lives in attributes saved by `state`.
     """
 
-    tags: ClassVar[Tags] = Tags()
+    tags: ClassVar[Tags] = Tags(density="given")
     Options: ClassVar[type[Options]] = Options
 
     def __init__(self, sparsity: float = 0.0, options: Any = None) -> None:

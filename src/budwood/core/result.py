@@ -6,7 +6,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from .errors import UserError
-from .files import write_atomic
+from .files import canonical_json, write_atomic
 from .spec import RunSpec
 
 
@@ -25,7 +25,7 @@ class Layer(BaseModel):
 class Result(BaseModel):
     """`metrics` are fractions (0.91, not 91) for accuracies; `seconds` is the work alone."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", ser_json_inf_nan="strings")  # JSON has no NaN, a loss may be one
     run_id: str
     spec: RunSpec
     status: Literal["done", "failed", "skipped"]
@@ -35,7 +35,7 @@ class Result(BaseModel):
     """One row an epoch."""
     layers: list[Layer] = []
     sparsity: float = 0.0
-    """Of all convolution and linear weights but the head's."""
+    """Of the weights that the mask covers: all convolutions and linear layers, without a head that was made anew."""
     mask_digest: str = ""
     checkpoint_bytes: int = 0
     dense_bytes: int = 0
@@ -48,12 +48,13 @@ class Result(BaseModel):
 
     def row(self) -> dict[str, Any]:
         """One flat row for a table or a CSV file."""
-        spec = self.spec.model_dump(mode="json", exclude={"options", "recipe"})
+        spec = self.spec.model_dump(mode="json", exclude={"options", "recipe", "preprocessing"})
+        options = {"options": canonical_json(self.spec.options)}
         recipe = {f"recipe_{k}": v for k, v in self.spec.recipe.model_dump(mode="json").items()}
         flat = self.model_dump(mode="json", include={"run_id", "status", "reason", "mask_digest", "seconds"})
         sizes = {"measured_sparsity": self.sparsity, "bytes": self.checkpoint_bytes, "dense_bytes": self.dense_bytes}
         flops = {"flops": sum(x.flops for x in self.layers), "flops_dense": sum(x.flops_dense for x in self.layers)}
-        return {**flat, **spec, **self.metrics, **sizes, **flops, **recipe}
+        return {**flat, **spec, **options, **self.metrics, **sizes, **flops, **recipe}
 
     def save(self, path: Path) -> None:
         write_atomic(path, self.model_dump_json(indent=1) + "\n")

@@ -5,6 +5,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from .files import digest_of
+from .task import Metric, Preprocessing
 
 Transfer = Literal["linear", "full", "none"]
 Where = Literal["none", "upstream", "downstream", "one-shot"]
@@ -16,7 +17,7 @@ COMPONENT_VERSIONS = {"fit": 1, "linear": 1, "prune": 1, "transforms": 1}
 class Recipe(BaseModel):
     """How a network is trained. The defaults are Budwood's own; `docs/explain/protocol.md` has the study's."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
     epochs: int = Field(10, ge=0, le=100_000)
     """How often every training image is seen."""
     batch_size: int = Field(32, ge=1)
@@ -62,13 +63,17 @@ class Recipe(BaseModel):
 
 
 class RunSpec(BaseModel):
-    """Everything that determines a run's result; nothing else may (threads, paths and clocks do not count)."""
+    """What determines a run's result. Paths and clocks do not count, nor do the numbers of threads and processes,
+    which change its last digits."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     model: str
     parent: str
     """Digest of the checkpoint it starts from."""
+    preprocessing: Preprocessing | None = None
+    """How the images reach the network."""
     task: str
+    metric: Metric = "top1"
     data: str
     """Digest of the task's images, labels and splits."""
     method: str = "dense"

@@ -95,14 +95,18 @@ def open_network(name: str) -> Network:
         return _from_state(files.read_state(Path(path)), architecture, path)
     if ":" in name and not Path(name).exists() and "/" not in source and "\\" not in source:
         sources.get(source)
-    file = Path(name)
-    if (file / "checkpoint.safetensors").exists():  # a run's folder
-        file /= "checkpoint.safetensors"
+    file = checkpoint_in(Path(name))
     data = read_bytes(file)
     if is_checkpoint(data):
         return from_checkpoint(unpack(data, name))
     state = files.read_state(file)
     return _from_state(state, files.recognise(state, name), name)
+
+
+def checkpoint_in(path: Path) -> Path:
+    """The checkpoint of a run's folder; any other path as it is."""
+    inside = path / "checkpoint.safetensors"
+    return inside if inside.exists() else path
 
 
 def from_checkpoint(checkpoint: Checkpoint) -> Network:
@@ -140,12 +144,14 @@ def _from_source(name: str, num_classes: int | None, pretrained: bool) -> Networ
 
 
 def _from_state(state: dict[str, Tensor], architecture: str, where: str) -> Network:
-    num_classes = files.classes_of(state)
-    network = build(architecture, num_classes)
+    network = build(architecture, 1000)
+    head = state.get(f"{network.head}.weight")
+    if head is not None and head.ndim >= 2 and head.shape[0] not in (0, network.lineage.num_classes):
+        network = build(architecture, int(head.shape[0]))
     load_strictly(network.module, state, architecture)
     weights = prunable(network.module, head=True)
     mask = Mask.from_zeros(weights)
-    notes = [f"{where}: read as {architecture} with {num_classes} classes"]
+    notes = [f"{where}: read as {architecture} with {network.lineage.num_classes} classes"]
     inferred = mask.sparsity > 0.01
     if inferred:
         notes.append(f"{where} carries no mask: it was read from the zeros, {mask.sparsity:.2%} of the weights")

@@ -3,6 +3,7 @@
 import importlib
 import sys
 
+from pydantic import ValidationError
 from torch import nn
 
 from ..core.checkpoint import Lineage
@@ -24,8 +25,10 @@ def build(name: str, num_classes: int | None, pretrained: bool) -> Network:
         sys.path.insert(0, "")
     try:
         maker = getattr(importlib.import_module(module_name), function)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise UserError(f"cannot find py:{name} ({error}); write it as py:module.function") from None
+    except Exception as error:  # whatever one's own module raises while it is imported
+        raise UserError(
+            f"cannot import py:{name} ({type(error).__name__}: {error}); write it as py:module.function"
+        ) from None
     try:
         module = maker() if num_classes is None else maker(num_classes=num_classes)
     except Exception as error:
@@ -33,10 +36,15 @@ def build(name: str, num_classes: int | None, pretrained: bool) -> Network:
     if not isinstance(module, nn.Module):
         raise UserError(f"py:{name} gave a {type(module).__name__}, not an nn.Module")
     weights = prunable(module, head=True)
+    try:
+        preprocessing = Preprocessing(**getattr(module, "preprocessing", {}))
+    except (ValidationError, TypeError):
+        fields = ", ".join(Preprocessing.model_fields)
+        raise UserError(f"the preprocessing of py:{name} does not fit; it is a dict of {fields}") from None
     lineage = Lineage(
         architecture=f"py:{name}",
         source=f"py:{name}" if pretrained else "",
         num_classes=int(list(weights.values())[-1].shape[0]),
-        preprocessing=Preprocessing(**getattr(module, "preprocessing", {})),
+        preprocessing=preprocessing,
     )
     return Network(module, Mask.ones(weights), lineage)

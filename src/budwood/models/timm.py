@@ -2,10 +2,11 @@
 
 import contextlib
 import logging
-import os
 import socket
+import urllib.request
 from collections.abc import Iterator
 from typing import Any
+from urllib.parse import urlsplit
 
 from ..core.checkpoint import Lineage
 from ..core.errors import UserError
@@ -25,6 +26,9 @@ def build(name: str, num_classes: int | None, pretrained: bool) -> Network:
 
     if name.partition(".")[0] not in known:
         raise UserError(f"timm has no model {name!r}; {nearest(name, known)}")
+    tagged = timm.list_pretrained(f"{name.partition('.')[0]}.*")
+    if "." in name and name not in tagged:
+        raise UserError(f"timm has no weights called {name!r}; {nearest(name, tagged)}")
     kwargs: dict[str, Any] = {} if num_classes is None or pretrained else {"num_classes": num_classes}
     try:
         with _brief_hub():
@@ -36,6 +40,8 @@ def build(name: str, num_classes: int | None, pretrained: bool) -> Network:
             f"cannot get the weights of timm:{name} (no internet?); download {_weights_place(timm, name)} elsewhere "
             f"and name the file: timm:{name}@FILE, or use packaged:tf_efficientnet_lite0"
         ) from None
+    if isinstance(module.pretrained_cfg.get("classifier"), tuple | list):
+        raise UserError(f"timm:{name} answers with the mean of two classifiers, which cannot be replaced; take another")
     lineage = Lineage(
         architecture=f"timm:{name}",
         source=f"timm {module.pretrained_cfg.get('hf_hub_id') or name}" if pretrained else "",
@@ -56,22 +62,31 @@ def available() -> list[str]:
 
 @contextlib.contextmanager
 def _brief_hub() -> Iterator[None]:
-    """Without the hub's log, and without its minute of retries where the machine does not know the hub's address."""
+    """Without the hub's log, and without its minute of retries where the hub cannot be reached."""
     from huggingface_hub import constants
 
     logger = logging.getLogger("huggingface_hub")
     level, offline = logger.level, constants.HF_HUB_OFFLINE
     logger.setLevel(logging.CRITICAL)
-    try:
-        if not any(os.environ.get(name) for name in ("https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY")):
-            socket.getaddrinfo("huggingface.co", 443)
-    except OSError:
-        constants.HF_HUB_OFFLINE = True
+    constants.HF_HUB_OFFLINE = offline or not _answers(constants.ENDPOINT)
     try:
         yield
     finally:
         logger.setLevel(level)
         constants.HF_HUB_OFFLINE = offline
+
+
+def _answers(address: str) -> bool:
+    """Whether a connection to the host of `address` can be opened, or to the proxy before it."""
+    proxies = urllib.request.getproxies()
+    host = urlsplit(address)
+    if not urllib.request.proxy_bypass(host.hostname or ""):
+        host = urlsplit(proxies.get("https") or proxies.get("all") or address)
+    try:
+        socket.create_connection((host.hostname, host.port or (80 if host.scheme == "http" else 443)), 10).close()
+    except (OSError, ValueError):
+        return False
+    return True
 
 
 def _weights_place(timm: Any, name: str) -> str:

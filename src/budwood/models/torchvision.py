@@ -1,5 +1,8 @@
 """torchvision's classification networks with the weights its authors publish."""
 
+import urllib.request
+from pathlib import Path
+
 import torch
 import torchvision
 
@@ -23,8 +26,10 @@ def build(name: str, num_classes: int | None, pretrained: bool) -> Network:
     weights = torchvision.models.get_model_weights(name).DEFAULT
     kwargs = {"num_classes": num_classes} if num_classes is not None and not pretrained else {}
     if name in AUXILIARY and not pretrained:
-        kwargs |= {"aux_logits": False, "init_weights": False}
+        kwargs |= {"aux_logits": False, "init_weights": False, "transform_input": True}  # as with their weights
     try:
+        if pretrained:
+            _reach(weights.url)
         module = torchvision.models.get_model(name, weights=weights if pretrained else None, **kwargs)
     except (OSError, RuntimeError):
         file = weights.url.rsplit("/", 1)[-1]
@@ -49,6 +54,13 @@ def build(name: str, num_classes: int | None, pretrained: bool) -> Network:
         ),
     )
     return Network(module, Mask.ones(prunable(module, head=True)), lineage)
+
+
+def _reach(url: str) -> None:
+    """Raise OSError where weights must be fetched and their host does not answer: torch.hub prints a line before it
+    asks, and waits for ever."""
+    if not Path(torch.hub.get_dir(), "checkpoints", url.rsplit("/", 1)[-1]).exists():
+        urllib.request.urlopen(urllib.request.Request(url, method="HEAD"), timeout=30).close()
 
 
 def _drop_auxiliary(module: torch.nn.Module) -> None:

@@ -60,8 +60,10 @@ def mask_by_score(scores: Mapping[str, Tensor], mask: Mask, sparsity: float, all
     stay as they are.
 
     scores: parameter name -> tensor of its shape. `sparsity` is over these layers together.
-    Raises UserError where a score is not finite or the mask is sparser already.
+    Raises UserError where there is no layer, a score is not finite or the mask is sparser already.
     """
+    if not scores:
+        raise UserError("every layer of this network is one that is kept dense: nothing to prune; change keep_dense")
     shapes = {name: tuple(score.shape) for name, score in scores.items()}
     total = sum(score.numel() for score in scores.values())
     before = mask.restricted(scores)

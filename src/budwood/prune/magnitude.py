@@ -1,7 +1,8 @@
 """One-shot magnitude pruning: the smallest weights go at once, before any training."""
 
-from typing import Any
+from typing import Annotated, Any
 
+from pydantic import BeforeValidator
 from torch import nn
 
 from ..core.mask import Mask
@@ -11,9 +12,14 @@ from .allocation import CONVENTIONS, Allocation, Part, kept_dense, mask_by_score
 from .score import magnitude
 
 
+def _several(value: Any) -> Any:
+    """One part alone is a list of one."""
+    return (value,) if isinstance(value, str) else value
+
+
 class MagnitudeOptions(Options):
     allocation: Allocation = "global"
-    keep_dense: tuple[Part, ...] | None = None
+    keep_dense: Annotated[tuple[Part, ...] | None, BeforeValidator(_several)] = None
     """Layers left out of the pruning; None for the allocation's convention."""
 
 

@@ -84,8 +84,8 @@ def details(row: Row, frame: TaskFrame) -> str:
     if len(frame.models) > 1:
         parts.insert(0, row.spec.model)
     parts += [f"{name} {value}" for name, value in row.spec.options.items()]
-    recipes = [r.spec.recipe.model_dump() for r in frame.rows]
-    for name, value in row.spec.recipe.model_dump().items():
+    recipes = [r.spec.recipe.model_dump() for r in frame.rows if r.spec.transfer == row.spec.transfer]
+    for name, value in row.spec.recipe.model_dump(exclude={"distill"}).items():
         if any(other[name] != value for other in recipes):
             parts.append(f"{name.replace('_', ' ')} {value}")
     if row.spec.teacher:

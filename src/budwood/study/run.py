@@ -9,14 +9,14 @@ ROOT/features/KEY/                   features that several linear runs share
 """
 
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import torch
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 from torch.utils.data import Dataset
 
 from ..bench.environment import environment
@@ -26,7 +26,7 @@ from ..core.files import canonical_json, digest_of, write_atomic
 from ..core.pruner import Plan, Pruner
 from ..core.registry import methods
 from ..core.result import Result
-from ..core.spec import RunSpec
+from ..core.spec import COMPONENT_VERSIONS, RunSpec
 from ..core.task import Task
 from ..models.network import Network, from_checkpoint
 from ..models.profile import layers
@@ -38,6 +38,9 @@ from ..train.evaluate import evaluate
 from ..train.fit import Progress
 from ..transfer.full import Transferred, full
 from ..transfer.linear import linear
+
+MARKER = "budwood.json"
+"""Says that a folder is one for runs."""
 
 RESULT, STATE, CHECKPOINT, SPEC, METRICS = (
     "result.json", "state.safetensors", "checkpoint.safetensors", "spec.json", "metrics.jsonl",
@@ -60,20 +63,23 @@ class Runner:
     progress: Callable[[RunSpec], Progress | None] = lambda spec: None
     calibration: Images | None = None
     """What batch norm statistics are made from after pruning at once, where there is no task."""
+    _pruned: dict[str, Network] = field(default_factory=dict, init=False, repr=False)
+    """Networks pruned at once, for the runs that differ in nothing but the head's fit or the seed."""
 
     def run(self, spec: RunSpec) -> Result:
         """The finished run's result, or the result of doing it. UserError where it cannot be done."""
         folder = self.root / spec.run_id
-        if (folder / RESULT).exists():
+        if distributed.from_first((folder / RESULT).exists()):
             result = Result.load(folder / RESULT)
             if result.status == "done":
                 return result
-        if self.fresh:
-            (folder / STATE).unlink(missing_ok=True)
         if distributed.rank() == 0:
+            mark(self.root)
+            for left_over in [*folder.glob(".*.part"), *([folder / STATE] if self.fresh else [])]:
+                left_over.unlink(missing_ok=True)
             write_atomic(folder / SPEC, spec.model_dump_json(indent=1) + "\n")
         start = time.perf_counter()
-        pruner = make_pruner(spec.method, spec.sparsity, spec.options)
+        pruner = make_pruner(spec.method, spec.sparsity, spec.options) if _prunes(spec) else Pruner(spec.sparsity)
         network = self._prepared(spec, pruner)
         network.module.to(self.device)
         done = self._transfer(spec, pruner, network, folder)
@@ -86,9 +92,13 @@ class Runner:
         if spec.recipe.size is not None:
             at = network.lineage.preprocessing.at(spec.recipe.size)
             network = replace(network, lineage=network.lineage.model_copy(update={"preprocessing": at}))
-        if spec.where == "one-shot":
-            network = prune_at_once(network, pruner, self._calibration(network), self.workers, spec.transfer == "none")
-        return network
+        if spec.where != "one-shot":
+            return network
+        key = _features_key(spec) + spec.transfer
+        if key not in self._pruned:
+            images = self._calibration(network)
+            self._pruned[key] = prune_at_once(network, pruner, images, self.workers, spec.transfer == "none")
+        return self._pruned[key].copy()
 
     def _calibration(self, network: Network) -> Dataset[Any] | None:
         view = transforms(network.lineage.preprocessing, train=False)
@@ -119,10 +129,15 @@ class Runner:
         )
 
     def _teacher(self, spec: RunSpec) -> torch.nn.Module | None:
-        if spec.teacher is None or spec.recipe.distill == 0:
+        if spec.recipe.distill == 0:
             return None
-        path = self.root / spec.teacher / CHECKPOINT
-        return from_checkpoint(Checkpoint.load(path)).module.to(self.device).to(memory_format=torch.channels_last)
+        if spec.teacher is not None:
+            teacher = from_checkpoint(Checkpoint.load(self.root / spec.teacher / CHECKPOINT))
+        elif self.task is not None and self.network.lineage.num_classes == len(self.task.classes):
+            teacher = self.network.copy()
+        else:
+            raise UserError("--distill needs a dense network that knows the classes; leave out --no-dense")
+        return teacher.module.to(self.device).to(memory_format=torch.channels_last)
 
     def _record(self, spec: RunSpec, done: Transferred, folder: Path, seconds: float) -> Result:
         mask, module = done.network.mask, done.network.module
@@ -132,7 +147,6 @@ class Runner:
         metrics = self._metrics(network)
         module.cpu()
         found = layers(module, mask, network.lineage.preprocessing.size)
-        backbone = [layer for layer in found if spec.transfer == "none" or layer.name != network.head]
         result = Result(
             run_id=spec.run_id,
             spec=spec,
@@ -140,7 +154,7 @@ class Runner:
             metrics=metrics | {"selected_epoch": float(done.epoch)},
             history=done.history,
             layers=found,
-            sparsity=1 - sum(x.kept for x in backbone) / max(1, sum(x.total for x in backbone)),
+            sparsity=mask.sparsity,
             mask_digest=mask.digest(),
             dense_bytes=sum(t.numel() * t.element_size() for t in module.state_dict().values()),
             seconds=seconds,
@@ -153,6 +167,7 @@ class Runner:
             write_atomic(folder / METRICS, "".join(canonical_json(row) + "\n" for row in done.history))
             result.save(folder / RESULT)
             (folder / STATE).unlink(missing_ok=True)
+        distributed.from_first(None)  # so that the checkpoint is there when another process reads it as a teacher
         return result
 
     def _metrics(self, network: Network) -> dict[str, float]:
@@ -168,9 +183,20 @@ class Runner:
 
     def _lineage(self, spec: RunSpec, before: Lineage) -> Lineage:
         facts: dict[str, Any] = {"task": spec.task, "parent": spec.parent, "versions": versions()}
-        if spec.where != "none":
+        if _prunes(spec):
             facts |= {"method": spec.method, "where": spec.where, "options": spec.options}
         return before.model_copy(update=facts)
+
+
+def mark(root: Path) -> None:
+    """Make `root` a folder for runs."""
+    if not (root / MARKER).exists():
+        write_atomic(root / MARKER, canonical_json({"format": "budwood-runs", "version": 1}) + "\n")
+
+
+def _prunes(spec: RunSpec) -> bool:
+    """True if the run itself prunes; a network that was pruned upstream keeps its mask in a transfer."""
+    return spec.where in ("one-shot", "downstream") or (spec.where == "upstream" and spec.transfer == "none")
 
 
 def make_pruner(method: str, sparsity: float, options: dict[str, Any]) -> Pruner:
@@ -181,12 +207,25 @@ def make_pruner(method: str, sparsity: float, options: dict[str, Any]) -> Pruner
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
-        raise UserError(f"option {where} of {method}: {first['msg']}; it takes {option_names(kind)}") from None
+        if first["type"] == "extra_forbidden":
+            raise UserError(f"{method} has no option {where}; it takes {option_names(kind)}") from None
+        reason = first["msg"].removeprefix("Value error, ")
+        raise UserError(f"option {where} of {method} cannot be {first['input']!r}: {reason}") from None
     return kind(sparsity, checked)  # type: ignore[no-any-return]
 
 
 def option_names(kind: type[Pruner]) -> str:
-    return ", ".join(kind.Options.model_fields) or "no options"
+    """As --option takes them: allocation, schedule.start, ..."""
+    return ", ".join(_field_names(kind.Options)) or "no options"
+
+
+def _field_names(model: type[BaseModel]) -> Iterator[str]:
+    for name, info in model.model_fields.items():
+        part = info.annotation
+        if isinstance(part, type) and issubclass(part, BaseModel):
+            yield from (f"{name}.{inner}" for inner in _field_names(part))
+        else:
+            yield name
 
 
 def prune_at_once(
@@ -206,8 +245,9 @@ def prune_at_once(
 
 def _features_key(spec: RunSpec) -> str:
     """What features depend on: everything of a spec but the head's fit and the seed."""
-    parts = spec.model_dump(mode="json", include={"parent", "data", "method", "where", "sparsity", "options"})
-    return digest_of(parts | {"size": spec.recipe.size})[:16]
+    counted = {"parent", "preprocessing", "data", "method", "where", "sparsity", "options"}
+    parts = spec.model_dump(mode="json", include=counted)
+    return digest_of(parts | {"size": spec.recipe.size, "versions": COMPONENT_VERSIONS})[:16]
 
 
 def describe(task: Task) -> dict[str, Any]:

@@ -25,7 +25,7 @@ def batch_plan(length: int, batch_size: int, seed: int, epoch: int, rank: int = 
     order = order[: length - length % world] if length >= world else order * world
     mine = order[rank::world]
     batches = [mine[i : i + batch_size] for i in range(0, len(mine), batch_size)]
-    return batches[:-1] if len(batches) > 1 and len(batches[-1]) == 1 else batches
+    return batches[:-1] if len(batches) > 1 and len(batches[-1]) == 1 < batch_size else batches
 
 
 def loader(dataset: Dataset[Any], batches: list[list[int]], workers: int) -> DataLoader[Any]:

@@ -126,7 +126,9 @@ class Fit:
             self.step += 1
             if self.progress is not None:
                 self.progress(self.step, self.plan.steps, loss)
-            if self.step % self.plan.steps_per_epoch and time.monotonic() - self.saved_at > self.save_seconds:
+            # In the middle of an epoch every process has random numbers of its own, and only one of them is saved.
+            alone = distributed.world() == 1 and self.step % self.plan.steps_per_epoch
+            if alone and time.monotonic() - self.saved_at > self.save_seconds:
                 self._save()
         self._close_epoch(epoch)
         self._save()
@@ -204,6 +206,10 @@ class Fit:
         scores = distributed.from_first(
             evaluate(deployed, self.val, workers=self.workers) if distributed.rank() == 0 else None
         )
+        if not math.isfinite(scores["loss"]):
+            raise UserError(
+                f"the validation loss became {scores['loss']} in epoch {epoch}; lower the learning rate (--lr)"
+            )
         row = {
             "epoch": float(epoch),
             "train_loss": self.loss_sum / self.plan.steps_per_epoch,

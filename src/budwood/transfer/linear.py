@@ -20,6 +20,7 @@ from ..core.spec import Recipe
 from ..core.task import Task
 from ..models.network import Network, replace_head
 from ..tasks.images import transforms
+from ..train import distributed
 from ..train.data import batch_plan, in_order, mixed_seed, on_device
 from ..train.evaluate import scores
 from ..train.fit import Progress
@@ -56,7 +57,7 @@ def features(
     finally:
         hook.remove()
     found = torch.cat(seen).clone(), torch.cat(targets).clone()
-    if cache is not None:
+    if cache is not None and distributed.rank() == 0:
         write_atomic(cache, safetensors.torch.save({"features": found[0], "targets": found[1]}))
     return found
 
@@ -95,7 +96,7 @@ def fit_head(
     for i, (facts, head) in enumerate(fit(train, classes, recipe, seed)):
         found = scores(logits(head, val[0]), val[1])
         history.append({"epoch": float(i)} | facts | {f"val_{name}": value for name, value in found.items()})
-        if found[metric] > best_score or recipe.select == "last":
+        if found[metric] > best_score or (recipe.select == "last" and recipe.head == "sgd"):
             best, best_score = head, found[metric]
         if progress is not None:
             progress(i + 1, len(REGULARISATION) if recipe.head == "lbfgs" else recipe.epochs, found["loss"])
@@ -175,4 +176,5 @@ def linear(
     classifier.weight.copy_(head[0])
     classifier.bias.copy_(head[1])
     ranked = [row[f"val_{task.metric}"] for row in history]
-    return Transferred(network, history, ranked.index(max(ranked)) if recipe.select == "best" else len(ranked) - 1)
+    last = recipe.select == "last" and recipe.head == "sgd"
+    return Transferred(network, history, len(ranked) - 1 if last else ranked.index(max(ranked)))

@@ -1,0 +1,115 @@
+"""Every registered method keeps the methods' contract, and the contract finds those that do not."""
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from budwood.core.errors import UserError
+from budwood.core.mask import Mask
+from budwood.core.pruner import Plan, Pruner, Tags
+from budwood.core.registry import methods
+from budwood.prune.allocation import mask_by_score
+from budwood.prune.magnitude import Magnitude
+from budwood.testing.pruners import check_pruner
+
+
+@pytest.mark.parametrize("name", methods.names())
+def test_pruner(name: str) -> None:
+    check_pruner(name)
+
+
+@pytest.mark.parametrize("method", ["magnitude", "gmp"])
+@pytest.mark.parametrize("allocation", ["uniform", "erk"])
+def test_allocations(method: str, allocation: str) -> None:
+    check_pruner(method, {"allocation": allocation, "keep_dense": ()})
+
+
+class OneTooMany(Magnitude):
+    def start(self, model: nn.Module, mask: Mask, plan: Plan) -> Mask:
+        return super().prune_to(model, mask, self.sparsity + 1 / mask.total)
+
+
+class OtherKeys(Magnitude):
+    def start(self, model: nn.Module, mask: Mask, plan: Plan) -> Mask:
+        found = super().start(model, mask, plan)
+        return Mask({f"module.{name}": kept for name, kept in found.items()} | dict(found))
+
+
+class ByChance(Magnitude):
+    def prune_to(self, model: nn.Module, mask: Mask, sparsity: float) -> Mask:
+        noise = torch.Generator()
+        noise.seed()
+        random = {name: torch.rand(kept.shape, generator=noise) for name, kept in mask.items()}
+        return mask_by_score(random, mask, sparsity, "global")
+
+
+class Edits(Magnitude):
+    @torch.no_grad()
+    def start(self, model: nn.Module, mask: Mask, plan: Plan) -> Mask:
+        model.get_parameter("0.weight").mul_(1.01)
+        return super().start(model, mask, plan)
+
+
+class Late(Magnitude):
+    def start(self, model: nn.Module, mask: Mask, plan: Plan) -> Mask:
+        super().start(model, mask, plan)
+        return mask
+
+    def finish(self, model: nn.Module, mask: Mask) -> Mask:
+        found = self.prune_to(model, mask, self.sparsity)
+        found.apply_(model)
+        return found
+
+
+class Revives(Magnitude):
+    def update(self, model: nn.Module, mask: Mask, step: int, batch: tuple[Tensor, Tensor]) -> Mask:
+        """Swap the first pruned weight for the first kept one."""
+        kept = mask["0.weight"].flatten()
+        kept[[int(kept.int().argmin()), int(kept.int().argmax())]] ^= True
+        return Mask(dict(mask) | {"0.weight": kept.reshape(mask["0.weight"].shape)})
+
+
+class Forgets(Magnitude):
+    """Prunes at its fifth update, and counts them where a resumed run does not find it."""
+
+    tags = Tags(gradual=True)
+
+    def start(self, model: nn.Module, mask: Mask, plan: Plan) -> Mask:
+        super().start(model, mask, plan)
+        self.count_ = 0
+        return mask
+
+    def update(self, model: nn.Module, mask: Mask, step: int, batch: tuple[Tensor, Tensor]) -> Mask:
+        self.count_ += 1
+        return self.prune_to(model, mask, self.sparsity) if self.count_ == 5 else mask
+
+
+class Boasts(Magnitude):
+    tags = Tags(edits_weights=True)
+
+
+class Dense(Pruner):
+    tags = Tags()
+
+
+LIARS: list[tuple[type[Pruner], str]] = [
+    (OneTooMany, "to one weight"),
+    (OtherKeys, "does not have|must name"),
+    (ByChance, "chance|different masks"),
+    (Edits, r"edits_weights=False.*0\.weight in start"),
+    (Late, "gradual=False"),
+    (Revives, "gradual=False|revives=False"),
+    (Forgets, "gone on with"),
+    (Boasts, "edits_weights=True"),
+    (Dense, "to one weight"),
+]
+
+
+@pytest.mark.parametrize(("kind", "complaint"), LIARS)
+def test_the_contract_can_be_broken(kind: type[Pruner], complaint: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    members: dict[str, Any] = methods._members
+    monkeypatch.setitem(members, "liar", kind)
+    with pytest.raises((AssertionError, UserError), match=complaint):
+        check_pruner("liar")
