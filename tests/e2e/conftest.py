@@ -128,7 +128,7 @@ def budwood(
 def process(place: Path, tmp_path: Path) -> Callable[..., Said]:
     """`python ARGUMENTS` in a process of its own, in an empty folder, with the toy networks importable."""
 
-    def call(*arguments: object, timeout: float = 240, **environment: str) -> Said:
+    def call(*arguments: object, timeout: float = 600, **environment: str) -> Said:
         done = subprocess.run(
             [sys.executable, *map(str, arguments)], cwd=tmp_path, env=surroundings(place) | environment,
             capture_output=True, text=True, timeout=timeout,

@@ -185,6 +185,7 @@ TABLE: dict[str, list[tuple[tuple[str, ...], str]]] = {
         ((*TRANSFER, "extra"), "too many arguments: extra"),
         ((*TRANSFER, "--mode", "lin"), 'Did you mean "linear"?'),
         (("ls", "method"), '"methods"'),
+        (("transfer", SHAPES, *MODEL, "--mode", "linear", "--epochs", "3"), "--epochs does not count for a linear"),
         ((*TRANSFER, "--device", "gpu"), "no device 'gpu'"),
         ((*TRANSFER, "--prune", "gpm", "--sparsity", "0.5"), "no method called 'gpm'; did you mean gmp?"),
         ((*TRANSFER, "--prune", "gmp"), "--prune gmp needs --sparsity"),

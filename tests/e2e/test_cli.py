@@ -16,7 +16,8 @@ from PIL import Image
 from budwood.core.checkpoint import Checkpoint
 
 MODEL = ("--model", "py:toynet.small")
-SHORT = ("--epochs", "2", "--batch-size", "8", "--workers", "0", "--no-measure-latency")
+QUICK = ("--workers", "0", "--no-measure-latency")
+SHORT = ("--epochs", "2", "--batch-size", "8", *QUICK)
 Verb = Callable[..., Any]
 
 
@@ -117,6 +118,15 @@ def test_what_does_not_determine_a_run_is_not_in_its_name(budwood: Verb, place: 
     assert {k: v for k, v in first.items() if k != "seconds"} == {k: v for k, v in second.items() if k != "seconds"}
 
 
+def test_the_metric_and_the_seed_count_where_they_make_a_difference(budwood: Verb, place: Path) -> None:
+    call = ("transfer", place / "few", *MODEL, "--mode", "linear", *QUICK, "--json")
+    (first,) = rows_of(budwood(*call, "--seeds", "0", "1", "2"))  # L-BFGS comes to the same for every seed
+    (second,) = rows_of(budwood(*call, "--metric", "mean_per_class"))
+    assert first["run_id"] != second["run_id"]
+    sgd = rows_of(budwood(*call, "--head", "sgd", "--seeds", "0", "1"))
+    assert [row["seed"] for row in sgd] == [0, 1] and len({row["mask_digest"] for row in sgd}) == 1
+
+
 def test_words_go_to_stderr_and_the_report_is_there(budwood: Verb, place: Path, tmp_path: Path) -> None:
     said = budwood("transfer", place / "shapes", *MODEL, *SHORT, "--prune", "gmp", "--sparsity", "0.5")
     assert (said.code, said.out) == (0, "")
@@ -190,7 +200,7 @@ def test_prune_while_training_keeps_a_fitting_classifier(budwood: Verb, place: P
 
 
 def test_eval_matches_classes_by_name_or_order(budwood: Verb, place: Path, shapes: Path, tmp_path: Path) -> None:
-    (row,) = rows_of(budwood("transfer", place / "shapes", *MODEL, "--mode", "linear", *SHORT, "--json"))
+    (row,) = rows_of(budwood("transfer", place / "shapes", *MODEL, "--mode", "linear", *QUICK, "--json"))
     run = tmp_path / "runs" / row["run_id"]
     said = budwood("eval", run, place / "shapes", "--split", "test", "--workers", "0", "--json")
     found = rows_of(said)

@@ -119,6 +119,7 @@ def test_one_failing_process_ends_the_run(
     assert budwood(*words).code == 0
 
 
+@pytest.mark.slow
 def test_bad_input_ends_both(torchrun: Callable[..., Any], place: Path, tmp_path: Path) -> None:
     said = torchrun([*arguments(place), "--option", "nothing=1"])
     assert said.code != 0 and "gmp has no option nothing" in said.err and said.out == ""

@@ -155,6 +155,7 @@ def re_end(line: str) -> bool:
     return line.startswith("[") and line.endswith("]") and line.count(",") == 1
 
 
+@pytest.mark.slow
 def test_saved_at_the_end_of_an_epoch_only(
     driver: Callable[..., Any], place: Path, tmp_path: Path, uninterrupted: dict[str, Any]
 ) -> None:

@@ -53,12 +53,12 @@ class Registry(Generic[T]):
     def _load(self) -> None:
         if self._loaded:
             return
-        self._loaded = True
         package = importlib.import_module(self.package)
         for module in pkgutil.iter_modules(package.__path__):
             importlib.import_module(f"{self.package}.{module.name}")
         for entry in importlib.metadata.entry_points(group=f"budwood.{self.kind}s"):
             entry.load()
+        self._loaded = True  # only now: after a failed import the next question fails too, and answers no part
 
 
 def nearest(name: str, known: list[str]) -> str:
