@@ -17,7 +17,7 @@ test: install
 	$(BIN)/python -m pytest -q
 
 demo: install
-	$(BIN)/budwood transfer elpv --model packaged:tf_efficientnet_lite0 --prune gmp --sparsity 0.5 0.8 --mode linear full --size 128 --epochs 3 --out runs/demo
+	$(BIN)/budwood transfer elpv --model packaged:tf_efficientnet_lite0 --prune gmp --sparsity 0.5 0.8 --mode linear full --size 128 --epochs 2 --out runs/demo
 
 lint: install
 	$(BIN)/ruff check .
