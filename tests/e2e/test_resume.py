@@ -59,6 +59,7 @@ for moment in [*plan, ""]:
     sys.stdout.flush()
     child = os.fork()
     if not child:
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell has it ignored in what it runs behind
         where, _, count = moment.partition(" ")
         if where == "step":
             counted(torch.optim.SGD, "step", int(count), True)
