@@ -3,6 +3,7 @@
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
 
+#include "bind/plan.hpp"
 #include "bind/spmm.hpp"
 #include "runtime/instruction_sets.hpp"
 
@@ -13,5 +14,10 @@ NB_MODULE(_native, module) {
       if (set.available()) names.emplace_back(set.name);
     return names;
   });
+  module.def("lanes", [](const std::string& isa) {
+    const auto* set = budwood::find_instruction_set(isa);
+    return set ? set->kernels.lanes : 0;
+  });
   budwood::bind::add_spmm(module);
+  budwood::bind::add_plan(module);
 }

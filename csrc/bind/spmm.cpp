@@ -13,13 +13,11 @@ namespace {
 
 using std::to_string;
 
-SpmmFunction kernel_for(const std::string& isa) {
+const Kernels& kernels_for(const std::string& isa) {
+  if (const InstructionSet* set = find_instruction_set(isa)) return set->kernels;
   std::string known;
-  for (const auto& set : instruction_sets()) {
-    if (!set.available()) continue;
-    if (isa == set.name) return set.spmm;
-    known += (known.empty() ? "" : ", ") + std::string(set.name);
-  }
+  for (const auto& set : instruction_sets())
+    if (set.available()) known += (known.empty() ? "" : ", ") + std::string(set.name);
   refuse("no instruction set '" + isa + "' here; available: " + known);
 }
 
@@ -46,7 +44,7 @@ void check_csr(const Input& values, const Input& columns, const Input& row_start
 
 void spmm(const std::string& isa, const Input& values, const Input& columns, const Input& row_start,
           const Input& bias, const Input& panel, const Output& out) {
-  const SpmmFunction kernel = kernel_for(isa);
+  const Kernels& kernels = kernels_for(isa);
   check<float>(values, "values", 1, "float32");
   check<int32_t>(columns, "columns", 1, "int32");
   check<int32_t>(row_start, "row_pointer", 1, "int32");
@@ -65,7 +63,7 @@ void spmm(const std::string& isa, const Input& values, const Input& columns, con
                   pointer<int32_t>(row_start), pointer<float>(bias),
                   pointer<float>(panel),      pointer<float>(out)};
   nanobind::gil_scoped_release unlocked;
-  kernel(work);
+  kernels.spmm(work);
 }
 
 }  // namespace

@@ -1,6 +1,23 @@
 #include "runtime/instruction_sets.hpp"
 
+#define BUDWOOD_DECLARE(name, Argument) void name(const Argument&);
+#define BUDWOOD_NAME(name, Argument) name,
+#define BUDWOOD_SET(isa, count)                                               \
+  namespace isa {                                                             \
+  BUDWOOD_KERNELS(BUDWOOD_DECLARE)                                            \
+  constexpr Kernels kernels() { return {count, BUDWOOD_KERNELS(BUDWOOD_NAME)}; } \
+  }
+
 namespace budwood {
+
+#if defined(__x86_64__)
+BUDWOOD_SET(avx512, 16)
+BUDWOOD_SET(avx2, 8)
+#elif defined(__aarch64__)
+BUDWOOD_SET(neon, 4)
+#endif
+BUDWOOD_SET(plain, 4)
+
 namespace {
 
 bool always() { return true; }
@@ -14,28 +31,34 @@ bool has_avx512() {
 }
 bool has_avx2() { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"); }
 
-constexpr InstructionSet kTable[] = {
-    {"avx512", has_avx512, avx512::spmm},
-    {"avx2", has_avx2, avx2::spmm},
-    {"plain", always, plain::spmm},
+const InstructionSet kTable[] = {
+    {"avx512", has_avx512, avx512::kernels()},
+    {"avx2", has_avx2, avx2::kernels()},
+    {"plain", always, plain::kernels()},
 };
 
 #elif defined(__aarch64__)
 
 // NEON is part of the base architecture.
-constexpr InstructionSet kTable[] = {
-    {"neon", always, neon::spmm},
-    {"plain", always, plain::spmm},
+const InstructionSet kTable[] = {
+    {"neon", always, neon::kernels()},
+    {"plain", always, plain::kernels()},
 };
 
 #else
 
-constexpr InstructionSet kTable[] = {{"plain", always, plain::spmm}};
+const InstructionSet kTable[] = {{"plain", always, plain::kernels()}};
 
 #endif
 
 }  // namespace
 
 std::span<const InstructionSet> instruction_sets() { return kTable; }
+
+const InstructionSet* find_instruction_set(std::string_view name) {
+  for (const auto& set : instruction_sets())
+    if (set.name == name && set.available()) return &set;
+  return nullptr;
+}
 
 }  // namespace budwood

@@ -6,9 +6,15 @@ namespace budwood::avx2 {
 
 using Vec = __m256;
 constexpr int kLanes = 8;
+constexpr int kRegisters = 16;
 
 inline Vec broadcast(float x) { return _mm256_set1_ps(x); }
 inline Vec load(const float* from) { return _mm256_loadu_ps(from); }
+// Keeps the compiler from loading v again at each of its uses: the loads are what is scarce.
+inline Vec keep(Vec v) {
+  asm("" : "+x"(v));
+  return v;
+}
 inline void store(float* to, Vec v) { _mm256_storeu_ps(to, v); }
 inline Vec add(Vec a, Vec b) { return _mm256_add_ps(a, b); }
 inline Vec fma(Vec a, Vec b, Vec c) { return _mm256_fmadd_ps(a, b, c); }
@@ -19,5 +25,43 @@ inline __m256i first(int n) {
 }
 inline Vec load_first(const float* from, int n) { return _mm256_maskload_ps(from, first(n)); }
 inline void store_first(float* to, Vec v, int n) { _mm256_maskstore_ps(to, first(n), v); }
+
+inline Vec sub(Vec a, Vec b) { return _mm256_sub_ps(a, b); }
+inline Vec mul(Vec a, Vec b) { return _mm256_mul_ps(a, b); }
+inline Vec div(Vec a, Vec b) { return _mm256_div_ps(a, b); }
+// The larger (smaller) of the two; b where either is NaN, so NaN passes from b.
+inline Vec max(Vec a, Vec b) { return _mm256_max_ps(a, b); }
+inline Vec min(Vec a, Vec b) { return _mm256_min_ps(a, b); }
+
+// Lane i is base[index[i]], or fill's lane i where index[i] < 0.
+inline Vec gather(const float* base, const int* index, Vec fill) {
+  const __m256i at = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(index));
+  const __m256i wanted = _mm256_cmpgt_epi32(at, _mm256_set1_epi32(-1));
+  return _mm256_mask_i32gather_ps(fill, base, at, _mm256_castsi256_ps(wanted), 4);
+}
+// Lane i is v's lane index[i], or fill's lane i where index[i] < 0.
+inline Vec permute(Vec v, const int* index, Vec fill) {
+  const __m256i at = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(index));
+  return _mm256_blendv_ps(_mm256_permutevar8x32_ps(v, at), fill, _mm256_castsi256_ps(at));
+}
+
+inline Vec abs(Vec a) { return _mm256_andnot_ps(_mm256_set1_ps(-0.0f), a); }
+inline Vec sqrt(Vec a) { return _mm256_sqrt_ps(a); }
+// The size of `size` with the sign of `sign`; `size` is not negative.
+inline Vec with_sign(Vec size, Vec sign) { return _mm256_or_ps(size, _mm256_and_ps(sign, _mm256_set1_ps(-0.0f))); }
+// To the nearest whole number, half way to the even one.
+inline Vec round(Vec a) { return _mm256_round_ps(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
+
+using Mask = __m256;
+inline Mask less(Vec a, Vec b) { return _mm256_cmp_ps(a, b, _CMP_LT_OQ); }
+inline Mask is_nan(Vec a) { return _mm256_cmp_ps(a, a, _CMP_UNORD_Q); }
+// Lane i is a's where the mask is set, else b's.
+inline Vec select(Mask mask, Vec a, Vec b) { return _mm256_blendv_ps(b, a, mask); }
+
+// 2^n for whole n from -126 to 127. The sum's low bits hold n + 127, which belongs into the exponent's place.
+inline Vec power_of_two(Vec n) {
+  const Vec sum = _mm256_add_ps(n, _mm256_set1_ps(0x1.8p23f + 127));
+  return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_castps_si256(sum), 23));
+}
 
 }  // namespace budwood::avx2

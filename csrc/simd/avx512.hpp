@@ -6,9 +6,15 @@ namespace budwood::avx512 {
 
 using Vec = __m512;
 constexpr int kLanes = 16;
+constexpr int kRegisters = 32;
 
 inline Vec broadcast(float x) { return _mm512_set1_ps(x); }
 inline Vec load(const float* from) { return _mm512_loadu_ps(from); }
+// Keeps the compiler from loading v again at each of its uses: the loads are what is scarce.
+inline Vec keep(Vec v) {
+  asm("" : "+v"(v));
+  return v;
+}
 inline void store(float* to, Vec v) { _mm512_storeu_ps(to, v); }
 inline Vec add(Vec a, Vec b) { return _mm512_add_ps(a, b); }
 inline Vec fma(Vec a, Vec b, Vec c) { return _mm512_fmadd_ps(a, b, c); }
@@ -17,5 +23,43 @@ inline Vec fma(Vec a, Vec b, Vec c) { return _mm512_fmadd_ps(a, b, c); }
 inline __mmask16 first(int n) { return static_cast<__mmask16>((1u << n) - 1); }
 inline Vec load_first(const float* from, int n) { return _mm512_maskz_loadu_ps(first(n), from); }
 inline void store_first(float* to, Vec v, int n) { _mm512_mask_storeu_ps(to, first(n), v); }
+
+inline Vec sub(Vec a, Vec b) { return _mm512_sub_ps(a, b); }
+inline Vec mul(Vec a, Vec b) { return _mm512_mul_ps(a, b); }
+inline Vec div(Vec a, Vec b) { return _mm512_div_ps(a, b); }
+// The larger (smaller) of the two; b where either is NaN, so NaN passes from b.
+inline Vec max(Vec a, Vec b) { return _mm512_max_ps(a, b); }
+inline Vec min(Vec a, Vec b) { return _mm512_min_ps(a, b); }
+
+// Lane i is base[index[i]], or fill's lane i where index[i] < 0.
+inline Vec gather(const float* base, const int* index, Vec fill) {
+  const __m512i at = _mm512_loadu_si512(index);
+  return _mm512_mask_i32gather_ps(fill, _mm512_cmpge_epi32_mask(at, _mm512_setzero_si512()), at, base, 4);
+}
+// Lane i is v's lane index[i], or fill's lane i where index[i] < 0.
+inline Vec permute(Vec v, const int* index, Vec fill) {
+  const __m512i at = _mm512_loadu_si512(index);
+  return _mm512_mask_permutexvar_ps(fill, _mm512_cmpge_epi32_mask(at, _mm512_setzero_si512()), at, v);
+}
+
+inline Vec abs(Vec a) { return _mm512_abs_ps(a); }
+// With a mask: GCC 12 warns about its own header otherwise.
+inline Vec sqrt(Vec a) { return _mm512_maskz_sqrt_ps(0xffff, a); }
+// The size of `size` with the sign of `sign`; `size` is not negative.
+inline Vec with_sign(Vec size, Vec sign) { return _mm512_or_ps(size, _mm512_and_ps(sign, _mm512_set1_ps(-0.0f))); }
+// To the nearest whole number, half way to the even one.
+inline Vec round(Vec a) { return _mm512_roundscale_ps(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
+
+using Mask = __mmask16;
+inline Mask less(Vec a, Vec b) { return _mm512_cmp_ps_mask(a, b, _CMP_LT_OQ); }
+inline Mask is_nan(Vec a) { return _mm512_cmp_ps_mask(a, a, _CMP_UNORD_Q); }
+// Lane i is a's where the mask is set, else b's.
+inline Vec select(Mask mask, Vec a, Vec b) { return _mm512_mask_blend_ps(mask, b, a); }
+
+// 2^n for whole n from -126 to 127. The sum's low bits hold n + 127, which belongs into the exponent's place.
+inline Vec power_of_two(Vec n) {
+  const Vec sum = _mm512_add_ps(n, _mm512_set1_ps(0x1.8p23f + 127));
+  return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_castps_si512(sum), 23));
+}
 
 }  // namespace budwood::avx512

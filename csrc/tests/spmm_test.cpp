@@ -44,7 +44,7 @@ bool close(const Problem& q, int64_t m, int64_t p, float got) {
 
 bool holds(const budwood::InstructionSet& set, const Problem& q) {
   std::vector<float> out(q.rows * q.width + 2 * kGuard, kCanary);
-  set.spmm({q.rows, q.width, q.values.data(), q.columns.data(), q.row_start.data(), q.bias.data(), q.panel.data(),
+  set.kernels.spmm({q.rows, q.width, q.values.data(), q.columns.data(), q.row_start.data(), q.bias.data(), q.panel.data(),
             out.data() + kGuard});
   for (int i = 0; i < kGuard; ++i)
     if (out[i] != kCanary || out[out.size() - 1 - i] != kCanary) return false;

@@ -1,6 +1,7 @@
-"""Budwood prunes ImageNet networks and transfers them to other image tasks with the mask held.
+"""Budwood prunes ImageNet networks, transfers them to other image tasks with the mask held, and runs them fast.
 
     from budwood import Checkpoint, Mask, full, linear, open_network
+    program = budwood.compile("checkpoint.safetensors")
 
 Nothing heavy is imported before it is used.
 """
@@ -11,12 +12,15 @@ from typing import Any
 _FACE = {
     "Checkpoint": "core.checkpoint",
     "Mask": "core.mask",
+    "Program": "engine.program",
     "Pruner": "core.pruner",
     "Result": "core.result",
     "RunSpec": "core.spec",
     "Recipe": "core.spec",
     "Task": "core.task",
     "UserError": "core.errors",
+    "compile": "compiling",
+    "load_program": "engine.saved",
     "Network": "models.network",
     "open_network": "models.network",
     "export": "models.export",

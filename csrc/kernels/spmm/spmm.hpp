@@ -22,11 +22,4 @@ struct Spmm {
   float* out;                // C-contiguous, rows x width
 };
 
-using SpmmFunction = void (*)(const Spmm&);
-
-namespace avx512 { void spmm(const Spmm&); }
-namespace avx2 { void spmm(const Spmm&); }
-namespace neon { void spmm(const Spmm&); }
-namespace plain { void spmm(const Spmm&); }
-
 }  // namespace budwood

@@ -3,7 +3,7 @@
 import importlib.util
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -19,7 +19,13 @@ Run = Callable[[Any], NDArray[np.float32]]
 
 
 class Backend(ABC):
-    """One file, one class, registered with `@backends.register(name)`; made anew for every use."""
+    """Registered with `@backends.register(name)`; made anew for every use."""
+
+    tolerance: ClassVar[float] = 1e-3
+    """Largest error against eager mode, as a share of the largest logit: room for float32 sums in another order
+    through some hundred layers, and far below what a wrong layer makes. More for coarser numbers than float32."""
+    in_reports: ClassVar[bool] = True
+    """Whether every report measures it: not what takes long to prepare, or computes in coarser numbers."""
 
     def available(self) -> str | None:
         """None if it can run here; else the reason why not, in one line that says how to mend it."""

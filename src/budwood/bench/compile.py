@@ -16,6 +16,8 @@ from .backend import Backend, Run, torch_run
 class Compile(Backend):
     """`fullgraph`, because a graph break or a spent compile limit would silently time eager mode instead."""
 
+    in_reports = False
+
     def available(self) -> str | None:
         default = {"darwin": "clang++", "win32": "cl"}.get(sys.platform, "g++")
         compiler = os.environ.get("CXX", default)

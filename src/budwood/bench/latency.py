@@ -15,10 +15,6 @@ from ..core.registry import backends as registry
 from .backend import Backend, Run
 from .timer import Timing, compare
 
-TOLERANCE = 1e-3
-"""Largest error against eager mode, as a share of the largest logit: room for float32 sums in another order
-through some hundred layers, and far below what a wrong layer, or bfloat16, makes."""
-
 
 class LatencyRow(BaseModel):
     """One network on one backend. Times are None unless `status` is "done"."""
@@ -75,7 +71,9 @@ def latency(
     return _with_times(rows, {int(index): timing for index, timing in timings.items()})
 
 
-def disagreement(expected: NDArray[np.float32], got: NDArray[np.float32]) -> str | None:
+def disagreement(
+    expected: NDArray[np.float32], got: NDArray[np.float32], tolerance: float = Backend.tolerance
+) -> str | None:
     """The reason why these logits [N, classes] are not the same answer, or None.
 
     Within the tolerance the top class can only differ where the two best are nearer than twice the tolerance:
@@ -87,8 +85,8 @@ def disagreement(expected: NDArray[np.float32], got: NDArray[np.float32]) -> str
         return "the network's answers are not finite"
     scale = max(float(np.abs(expected).max()), 1e-6)
     error = float(np.abs(got - expected).max()) / scale
-    if not error <= TOLERANCE:  # also true for NaN
-        return f"answers differ from eager's by {error:.1e} of the largest logit; {TOLERANCE:.0e} is allowed"
+    if not error <= tolerance:  # also true for NaN
+        return f"answers differ from eager's by {error:.1e} of the largest logit; {tolerance:.0e} is allowed"
     return None
 
 
@@ -115,7 +113,7 @@ def _checked(
         return None, "skipped", reason
     try:
         run = backend.prepare(model, example, threads)
-        reason = disagreement(expected, run(example))
+        reason = disagreement(expected, run(example), backend.tolerance)
     except Exception as error:  # whatever a library raises is this row's reason, not the end of the others
         first_line = (str(error).strip().splitlines() or [""])[0]
         return None, "failed", f"{type(error).__name__}: {first_line}"[:300]

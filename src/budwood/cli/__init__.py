@@ -26,7 +26,7 @@ def _words(verb: str) -> str:
     return (ast.get_docstring(functions["run"]) or "").partition("\n\nParameters\n")[0]
 
 
-for _verb in ("transfer", "prune", "eval", "verify", "info", "ls", "export", "report"):
+for _verb in ("transfer", "prune", "eval", "verify", "compile", "predict", "bench", "info", "ls", "export", "report"):
     app.command(f"budwood.cli.{_verb}:run", name=_verb, help=_words(_verb))
 app.command("budwood.cli.data:app", name="data", help="Look at images before anything is trained on them.")
 

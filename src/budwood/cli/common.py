@@ -26,6 +26,7 @@ screen = Console(stderr=True, highlight=False)
 Seed = Annotated[int, Parameter(validator=Number(gte=0, lt=2**31))]
 Size = Annotated[int, Parameter(validator=Number(gte=16, lte=2048))]
 Workers = Annotated[int, Parameter(validator=Number(gte=0))]
+Threads = Annotated[int, Parameter(validator=Number(gte=1, lte=1024))]
 
 
 def open_task(

@@ -250,7 +250,7 @@ def _latency(results: list[Result], root: Path, recipe: Recipe, quiet: bool) -> 
     networks = {name: from_checkpoint(Checkpoint.load(root / r.run_id / CHECKPOINT)) for name, r in chosen.items()}
     size = next(iter(networks.values())).lineage.preprocessing.size
     modules = {name: network.module.eval() for name, network in networks.items()}
-    names = [name for name in backends.names() if name != "compile"]
+    names = [name for name in backends if backends.get(name).in_reports]
     rows = latency(modules, size, 1, names, torch.get_num_threads(), LATENCY_SECONDS)
     found = [row.model_dump(mode="json") for row in rows]
     write_atomic(path, to_text({"runs": key, "rows": found}))

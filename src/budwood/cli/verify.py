@@ -6,8 +6,9 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from ..core.checkpoint import Checkpoint, is_checkpoint, read_bytes, unpack
+from ..core.checkpoint import Checkpoint, is_checkpoint, unpack
 from ..core.errors import UserError
+from ..core.files import read_bytes
 from ..models.files import read_state
 from ..models.network import checkpoint_in
 from .common import print_json

@@ -1,7 +1,6 @@
 """A pruned network on disk: one safetensors file of packed non-zeros, bitmasks and checked metadata."""
 
 import hashlib
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,14 +14,12 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import Tensor
 
 from .errors import UserError
-from .files import digest_of, write_atomic
+from .files import digest_of, metadata_of, read_bytes, write_atomic
 from .mask import Mask
 from .task import Preprocessing
 
 FORMAT = "budwood-checkpoint"
 FORMAT_VERSION = 1
-MAX_BYTES = 16 * 2**30
-"""A file larger than this is refused unread: no CNN needs it."""
 
 
 class Lineage(BaseModel):
@@ -105,21 +102,6 @@ def content_digest(state: Mapping[str, Tensor], mask: Mask) -> str:
     return sha.hexdigest()
 
 
-def read_bytes(path: Path) -> bytes:
-    """The file's content; UserError where it is missing, a folder, empty or absurdly large."""
-    try:
-        if not path.exists():
-            raise UserError(f"no file at {path}; check the path")
-        if path.is_dir():
-            raise UserError(f"{path} is a folder; name the checkpoint file in it")
-        size = path.stat().st_size
-        if size == 0 or size > MAX_BYTES:
-            raise UserError(f"{path} has {size} bytes: not a checkpoint; make or copy it again")
-        return path.read_bytes()
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror}; check the path and its permissions") from None
-
-
 def pack(checkpoint: Checkpoint) -> bytes:
     """The file's bytes. Per tensor with pruned weights `values:NAME` (the kept ones in row-major order) and
     `bits:NAME` (np.packbits of the mask, first weight in the highest bit); per other tensor `dense:NAME`."""
@@ -146,21 +128,6 @@ def pack(checkpoint: Checkpoint) -> bytes:
         lineage_digest=digest_of(checkpoint.lineage.model_dump(mode="json")),
     )
     return safetensors.torch.save(tensors, metadata={"budwood": stored.model_dump_json()})
-
-
-def metadata_of(data: bytes) -> dict[str, str] | None:
-    """The `__metadata__` of a safetensors file's bytes, None where this is no safetensors file."""
-    if len(data) < 8:
-        return None
-    length = int.from_bytes(data[:8], "little")
-    if not 2 <= length <= min(len(data) - 8, 100_000_000):
-        return None
-    try:
-        header = json.loads(data[8 : 8 + length])
-        metadata = header.get("__metadata__", {})
-        return metadata if isinstance(metadata, dict) else {}
-    except (ValueError, AttributeError, RecursionError):
-        return None
 
 
 def is_checkpoint(data: bytes) -> bool:

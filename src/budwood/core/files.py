@@ -1,4 +1,4 @@
-"""Writing files so that a reader never sees half of one, and naming content by its digest."""
+"""Files: written so that a reader never sees half of one, read with suspicion; and content named by its digest."""
 
 import hashlib
 import json
@@ -8,6 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from .errors import UserError
+
+MAX_BYTES = 16 * 2**30
+"""A file larger than this is refused unread: no CNN needs it."""
 
 
 def write_atomic(path: Path, data: bytes | str) -> None:
@@ -53,6 +56,36 @@ def _sync_folder(folder: Path) -> None:
         pass
     finally:
         os.close(handle)
+
+
+def read_bytes(path: Path, what: str = "checkpoint") -> bytes:
+    """The file's content; UserError where it is missing, a folder, empty or absurdly large."""
+    try:
+        if not path.exists():
+            raise UserError(f"no file at {path}; check the path")
+        if path.is_dir():
+            raise UserError(f"{path} is a folder; name the {what} file in it")
+        size = path.stat().st_size
+        if size == 0 or size > MAX_BYTES:
+            raise UserError(f"{path} has {size} bytes: not a {what}; make or copy it again")
+        return path.read_bytes()
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}; check the path and its permissions") from None
+
+
+def metadata_of(data: bytes) -> dict[str, str] | None:
+    """The `__metadata__` of a safetensors file's bytes, None where this is no safetensors file."""
+    if len(data) < 8:
+        return None
+    length = int.from_bytes(data[:8], "little")
+    if not 2 <= length <= min(len(data) - 8, 100_000_000):
+        return None
+    try:
+        header = json.loads(data[8 : 8 + length])
+        metadata = header.get("__metadata__", {})
+        return metadata if isinstance(metadata, dict) else {}
+    except (ValueError, AttributeError, RecursionError):
+        return None
 
 
 def canonical_json(value: Any) -> str:

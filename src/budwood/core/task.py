@@ -1,11 +1,15 @@
 """What to classify: the labelled images a network is transferred to."""
 
+from __future__ import annotations
+
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict
-from torch.utils.data import Dataset
+from pydantic import BaseModel, ConfigDict, Field
+
+if TYPE_CHECKING:  # a saved program knows its preprocessing, and does without PyTorch
+    from torch.utils.data import Dataset
 
 Split = Literal["train", "val", "test"]
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
@@ -15,14 +19,14 @@ Metric = Literal["top1", "mean_per_class"]
 class Preprocessing(BaseModel):
     """How a network wants its images at evaluation: shorter side to `resize`, centre crop `size`, normalise."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-    size: int = 224
-    resize: int = 256
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+    size: int = Field(224, ge=1, le=1 << 14)
+    resize: int = Field(256, ge=1, le=1 << 14)
     interpolation: Literal["bilinear", "bicubic"] = "bilinear"
     mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
     std: tuple[float, float, float] = (0.229, 0.224, 0.225)
 
-    def at(self, size: int) -> "Preprocessing":
+    def at(self, size: int) -> Preprocessing:
         """The same at another image size in pixels, the ratio of resize to crop unchanged."""
         return self.model_copy(update={"size": size, "resize": max(size, round(size * self.resize / self.size))})
 

@@ -1,7 +1,15 @@
-from numpy import float32, int32
+from collections.abc import Sequence
+
+from numpy import float32, int32, int64
 from numpy.typing import NDArray
 
+# A feature map: offset, group, row, channel (strides), groups, height, channels, width, lanes, halo_y, halo_x.
+Numbers = Sequence[int]
+# slope, low, high of an activation; its number is the place of its kind in graph.ACTIVATIONS.
+Floats = Sequence[float]
+
 def instruction_sets() -> list[str]: ...
+def lanes(isa: str) -> int: ...
 def spmm(
     isa: str,
     values: NDArray[float32],
@@ -11,3 +19,190 @@ def spmm(
     panel: NDArray[float32],
     out: NDArray[float32],
 ) -> None: ...
+
+class Plan:
+    """Each method adds a step to the segment begun last; ValueError where it would reach outside the arena.
+
+    `images`: on plain vectors, how many of them a step handles at a time, else 1; in global_average and flatten,
+    how many share the lanes of a group.
+    """
+
+    def __init__(self, isa: str, arena: int, inputs: Sequence[int], outputs: Sequence[int]) -> None: ...
+    @property
+    def arena_floats(self) -> int: ...
+    def segment(self, groups: int) -> None: ...
+    def order(self, turns: Sequence[tuple[int, int]]) -> None: ...
+    def run(
+        self,
+        inputs: Sequence[NDArray[float32]],
+        outputs: Sequence[NDArray[float32]],
+        threads: int,
+        timed: bool,
+    ) -> list[float]: ...
+    def input(
+        self,
+        number: int,
+        image: int,
+        channel: int,
+        images: int,
+        out: Numbers,
+        moves: NDArray[int64],
+        row: NDArray[int64],
+        index: NDArray[int32],
+        fill: float,
+    ) -> None: ...
+    def output(
+        self,
+        source: Numbers,
+        number: int,
+        image: int,
+        channel: int,
+        images: int,
+        at: NDArray[int64],
+    ) -> None: ...
+    def repack(
+        self,
+        source: Numbers,
+        out: Numbers,
+        moves: NDArray[int64],
+        row: NDArray[int64],
+        index: NDArray[int32],
+        fill: float,
+        groups_of_source: int,
+    ) -> None: ...
+    def sparse_conv(
+        self,
+        operand: Numbers,
+        out: Numbers,
+        residual: Numbers | None,
+        offsets: NDArray[int64],
+        blocks: NDArray[int64],
+        chunks: int,
+        activation: int,
+        numbers: Floats,
+        bias: NDArray[float32],
+        values: NDArray[float32],
+        columns: NDArray[int32],
+        start: NDArray[int64],
+    ) -> None: ...
+    def dense_conv(
+        self,
+        operand: Numbers,
+        out: Numbers,
+        residual: Numbers | None,
+        offsets: NDArray[int64],
+        blocks: NDArray[int64],
+        chunks: int,
+        activation: int,
+        numbers: Floats,
+        bias: NDArray[float32],
+        weights: NDArray[float32],
+        groups: int,
+    ) -> None: ...
+    def affine(
+        self,
+        source: Numbers,
+        out: Numbers,
+        images: int,
+        scale: NDArray[float32],
+        offset: NDArray[float32],
+        activation: int,
+        numbers: Floats,
+    ) -> None: ...
+    def activate(self, source: Numbers, out: Numbers, images: int, activation: int, numbers: Floats) -> None: ...
+    def add(
+        self,
+        a: Numbers,
+        b: Numbers,
+        out: Numbers,
+        images: int,
+        gate_images: int,
+        activation: int,
+        numbers: Floats,
+    ) -> None:
+        """gate_images 0: b is a map of out's shape, or of one channel. Else b is a plain vector, a number for each
+
+        channel and image, and so many images share the lanes of a group of out.
+        """
+    def mul(
+        self,
+        a: Numbers,
+        b: Numbers,
+        out: Numbers,
+        images: int,
+        gate_images: int,
+        activation: int,
+        numbers: Floats,
+    ) -> None:
+        """As add."""
+    def copy(self, source: Numbers, out: Numbers, images: int, channels: NDArray[int64]) -> None:
+        """out[c] = source[channels[c]]."""
+    def depthwise(
+        self,
+        operand: Numbers,
+        out: Numbers,
+        residual: Numbers | None,
+        taps: NDArray[int64],
+        weights: NDArray[float32],
+        bias: NDArray[float32],
+        multiplier: int,
+        activation: int,
+        numbers: Floats,
+    ) -> None:
+        """weights [out channels, taps]; taps in floats from the pixel's place in the operand."""
+    def pool(
+        self,
+        operand: Numbers,
+        out: Numbers,
+        taps: NDArray[int64],
+        largest: bool,
+        factors: NDArray[float32],
+    ) -> None:
+        """factors, of an average: one, or [height * width * lanes]; of a maximum: empty."""
+    def global_average(self, source: Numbers, out: Numbers, images: int, pixels: int, mask: NDArray[float32]) -> None:
+        """mask: empty, or [height * width * lanes] with 0 where a lane holds no pixel; divides by `pixels`."""
+    def adaptive_average(
+        self,
+        source: Numbers,
+        out: Numbers,
+        start: NDArray[int64],
+        offsets: NDArray[int64],
+        at: NDArray[int64],
+    ) -> None:
+        """Output p, at[p] floats from (y 0, x 0), averages offsets[start[p]:start[p + 1]] floats from (y 0, x 0)."""
+    def linear(
+        self,
+        source: Numbers,
+        out: Numbers,
+        images: int,
+        weights: NDArray[float32],
+        bias: NDArray[float32],
+        activation: int,
+        numbers: Floats,
+    ) -> None:
+        """weights [outputs, inputs]."""
+    def sparse_linear(
+        self,
+        source: Numbers,
+        out: Numbers,
+        images: int,
+        values: NDArray[float32],
+        columns: NDArray[int32],
+        start: NDArray[int64],
+        bias: NDArray[float32],
+        activation: int,
+        numbers: Floats,
+    ) -> None:
+        """CSR, a row per output. For one image or a few; for more, repack them into the lanes and use sparse_conv."""
+    def layer_norm(
+        self,
+        source: Numbers,
+        out: Numbers,
+        images: int,
+        scale: NDArray[float32],
+        offset: NDArray[float32],
+        eps: float,
+    ) -> None: ...
+    def softmax(self, source: Numbers, out: Numbers, images: int) -> None: ...
+    def flatten(self, source: Numbers, out: Numbers, images: int, at: NDArray[int64]) -> None:
+        """Channel c's pixel p of image i, at[i * pixels + p] floats from (y 0, x 0), becomes number c * pixels + p."""

@@ -10,8 +10,8 @@ import torchvision
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from ..core.checkpoint import metadata_of, read_bytes
 from ..core.errors import UserError
+from ..core.files import metadata_of, read_bytes
 
 _Unsafe = torch.serialization.pickle.UnpicklingError
 """What torch.load raises for content it will not run."""

@@ -8,8 +8,9 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from ..core.checkpoint import Checkpoint, Lineage, is_checkpoint, read_bytes, unpack
+from ..core.checkpoint import Checkpoint, Lineage, is_checkpoint, unpack
 from ..core.errors import UserError
+from ..core.files import read_bytes
 from ..core.mask import Mask
 from ..core.registry import sources
 from . import files

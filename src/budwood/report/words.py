@@ -11,7 +11,7 @@ METRICS = {"top1": "top-1 accuracy", "mean_per_class": "mean per-class accuracy"
 WHERE = {"none": "", "upstream": "upstream", "downstream": "downstream", "one-shot": "one-shot"}
 TRANSFERS = {"full": "Full transfer", "linear": "Linear transfer", "none": "Not transferred"}
 SPLIT_WORDS = {"train": "training", "test": "test"}
-DENSE_KERNELS = ("eager", "compile", "onnxruntime", "openvino")
+DENSE_KERNELS = ("eager", "compile", "onnxruntime", "openvino", "openvino-bf16", "openvino-int8")
 """Backends that multiply by every weight, zero or not."""
 
 SAME = 0.1

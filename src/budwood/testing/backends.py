@@ -49,11 +49,11 @@ def small_net() -> nn.Sequential:
 
 
 def _check_batch(name: str, model: nn.Module, images: Tensor) -> None:
-    threads = torch.get_num_threads()
+    threads, allowed = torch.get_num_threads(), backends.get(name).tolerance
     expected = backends.get("eager")().prepare(model, images, threads)(images)
     run: Run = backends.get(name)().prepare(model, images, threads)
     other = images.flip(0).mul(0.5)  # not the example: a backend must not have kept its answer
-    assert (reason := disagreement(expected, run(images))) is None, f"{name}, batch {len(images)}: {reason}"
-    assert (reason := disagreement(expected, run(images.numpy()))) is None, f"{name}, from an array: {reason}"
+    assert (reason := disagreement(expected, run(images), allowed)) is None, f"{name}, batch {len(images)}: {reason}"
+    assert (reason := disagreement(expected, run(images.numpy()), allowed)) is None, f"{name}, from an array: {reason}"
     expected = backends.get("eager")().prepare(model, other, threads)(other)
-    assert (reason := disagreement(expected, run(other))) is None, f"{name}, other images: {reason}"
+    assert (reason := disagreement(expected, run(other), allowed)) is None, f"{name}, other images: {reason}"

@@ -7,9 +7,8 @@ from typing import Any
 import safetensors.torch
 from torch import Tensor
 
-from ..core.checkpoint import metadata_of
 from ..core.errors import UserError
-from ..core.files import write_atomic
+from ..core.files import metadata_of, write_atomic
 
 
 def save_state(path: Path, groups: dict[str, dict[str, Tensor]], facts: dict[str, Any]) -> None:

@@ -1,0 +1,130 @@
+#include "bind/plan.hpp"
+
+#include "bind/program.hpp"
+#include "runtime/steps/conv.hpp"
+#include "runtime/steps/repack.hpp"
+
+namespace budwood::bind {
+namespace {
+
+ConvShape conv_shape(const Numbers& operand, const Numbers& out, const std::optional<Numbers>& residual,
+                     const Input& offsets, const Input& blocks, int64_t chunks, int32_t activation,
+                     const std::array<float, 3>& numbers, const Input& bias) {
+  return {map_of(operand), map_of(out), residual ? map_of(*residual) : Map{},
+          copy<int64_t>(offsets, "offsets", "int64"), copy<int64_t>(blocks, "blocks", "int64"), chunks,
+          activation_of(activation, numbers), copy<float>(bias, "bias", "float32")};
+}
+
+// moves: int64 [moves, 4], the fields of Move in their order.
+std::vector<Move> moves_of(const Input& array) {
+  check<int64_t>(array, "moves", 2, "int64");
+  if (array.shape(1) != 4) refuse("moves must be [moves, 4]");
+  const int64_t* n = pointer<int64_t>(array);
+  std::vector<Move> moves(array.shape(0));
+  for (auto& m : moves) {
+    if (n[0] < 0 || n[0] > Move::gather) refuse("unknown kind of move");
+    m = {static_cast<int32_t>(n[0]), static_cast<int32_t>(n[1]), n[2], n[3]};
+    n += 4;
+  }
+  return moves;
+}
+
+void add_steps(nanobind::class_<Program>& plan) {
+  using nanobind::arg;
+  plan.def("sparse_conv",
+           [](Program& p, const Numbers& operand, const Numbers& out, const std::optional<Numbers>& residual,
+              const Input& offsets, const Input& blocks, int64_t chunks, int32_t activation,
+              const std::array<float, 3>& numbers, const Input& bias, const Input& values, const Input& columns,
+              const Input& start) {
+             p.plan().add(std::make_unique<SparseConvStep>(
+                 conv_shape(operand, out, residual, offsets, blocks, chunks, activation, numbers, bias), p.floats(),
+                 list<float>(values, "values", "float32"), list<int32_t>(columns, "columns", "int32"),
+                 list<int64_t>(start, "start", "int64")));
+           },
+           arg("operand"), arg("out"), arg("residual").none(), arg("offsets"), arg("blocks"), arg("chunks"),
+           arg("activation"), arg("numbers"), arg("bias"), arg("values"), arg("columns"), arg("start"));
+  plan.def("dense_conv",
+           [](Program& p, const Numbers& operand, const Numbers& out, const std::optional<Numbers>& residual,
+              const Input& offsets, const Input& blocks, int64_t chunks, int32_t activation,
+              const std::array<float, 3>& numbers, const Input& bias, const Input& weights, int64_t groups) {
+             p.plan().add(std::make_unique<DenseConvStep>(
+                 conv_shape(operand, out, residual, offsets, blocks, chunks, activation, numbers, bias), p.floats(),
+                 list<float>(weights, "weights", "float32"), groups));
+           },
+           arg("operand"), arg("out"), arg("residual").none(), arg("offsets"), arg("blocks"), arg("chunks"),
+           arg("activation"), arg("numbers"), arg("bias"), arg("weights"), arg("groups"));
+  plan.def("repack",
+           [](Program& p, const Numbers& from, const Numbers& to, const Input& moves, const Input& row,
+              const Input& index, float fill, int64_t groups_of_source) {
+             p.plan().add(std::make_unique<RepackStep>(map_of(from), map_of(to), moves_of(moves),
+                                                       copy<int64_t>(row, "row", "int64"),
+                                                       copy<int32_t>(index, "index", "int32"), fill, groups_of_source,
+                                                       p.floats(), p.lanes()));
+           },
+           arg("source"), arg("out"), arg("moves"), arg("row"), arg("index"), arg("fill"), arg("groups_of_source"));
+  plan.def("input",
+           [](Program& p, int64_t number, int64_t image, int64_t channel, int64_t images, const Numbers& to,
+              const Input& moves, const Input& row, const Input& index, float fill) {
+             const Map map = map_of(to);
+             require(number >= 0 && number < int64_t(p.in_floats.size()), "no such input");
+             require(image >= 0 && channel >= 0 && images >= 1 && p.plan().groups() * images * image <= p.in_floats[number] &&
+                         map.channels * channel <= image,
+                     "an input is smaller than its map");
+             // A gather may name any image of its group.
+             p.plan().add(std::make_unique<RepackStep>(Outside{number, image, channel}, images, map, moves_of(moves),
+                                                       copy<int64_t>(row, "row", "int64"),
+                                                       copy<int32_t>(index, "index", "int32"), fill,
+                                                       (images - 1) * image + channel, p.floats(), p.lanes()));
+           },
+           arg("number"), arg("image"), arg("channel"), arg("images"), arg("out"), arg("moves"), arg("row"),
+           arg("index"), arg("fill"));
+  plan.def("output",
+           [](Program& p, const Numbers& from, int64_t number, int64_t image, int64_t channel, int64_t images,
+              const Input& at) {
+             const Map map = map_of(from);
+             require(number >= 0 && number < int64_t(p.out_floats.size()), "no such output");
+             require(image >= 0 && channel >= 0 && images >= 1 && p.plan().groups() * images * image <= p.out_floats[number] &&
+                         map.channels * channel <= image && int64_t(at.size()) <= images * channel,
+                     "an output is smaller than its map");
+             p.plan().add(std::make_unique<OutputStep>(map, Outside{number, image, channel}, images,
+                                                       copy<int64_t>(at, "at", "int64"), p.floats()));
+           },
+           arg("source"), arg("number"), arg("image"), arg("channel"), arg("images"), arg("at"));
+}
+
+}  // namespace
+
+void add_plan(nanobind::module_& module) {
+  using nanobind::arg;
+  nanobind::register_exception_translator(
+      [](const std::exception_ptr& p, void*) {
+        try {
+          std::rethrow_exception(p);
+        } catch (const PlanError& error) {
+          PyErr_SetString(PyExc_ValueError, error.what());
+        }
+      });
+  nanobind::class_<Program> plan(module, "Plan");
+  plan.def("__init__",
+           [](Program* self, const std::string& isa, int64_t arena, const std::vector<int64_t>& inputs,
+              const std::vector<int64_t>& outputs) {
+             new (self) Program(isa, arena);
+             self->in_floats = inputs;
+             self->out_floats = outputs;
+           },
+           arg("isa"), arg("arena"), arg("inputs"), arg("outputs"));
+  plan.def("segment", [](Program& p, int64_t groups) { p.plan().segment(groups); }, arg("groups"));
+  plan.def("order",
+           [](Program& p, const std::vector<std::array<int64_t, 2>>& turns) {
+             std::vector<Plan::Turn> order;
+             for (const auto& t : turns) order.push_back({t[0], t[1]});
+             p.plan().order(std::move(order));
+           },
+           arg("turns"));
+  plan.def_prop_ro("arena_floats", &Program::floats);
+  plan.def("run", &Program::run, arg("inputs"), arg("outputs"), arg("threads"), arg("timed"));
+  add_steps(plan);
+  add_more_steps(plan);
+}
+
+}  // namespace budwood::bind

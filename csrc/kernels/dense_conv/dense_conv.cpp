@@ -1,0 +1,72 @@
+#include "kernels/dense_conv/dense_conv.hpp"
+
+#include BUDWOOD_SIMD
+
+namespace budwood::BUDWOOD_ISA {
+namespace {
+
+// Three rows share each loaded vector of inputs: (T + 3) loads for 3 T fused multiply-adds.
+template <int T>
+void rows(const DenseConv& d) {
+  constexpr int R = kDenseRows;
+  const char* panel = reinterpret_cast<const char*>(d.panel);
+  const Vec low = broadcast(d.low), high = broadcast(d.high);
+  const float* weight = d.weights;
+  for (int64_t channel = 0; channel < d.channels; channel += R) {
+    const int live = d.channels - channel < R ? static_cast<int>(d.channels - channel) : R;
+    Vec sum[R][T];
+    for (int r = 0; r < R; ++r) {
+      const int64_t c = channel + (r < live ? r : 0);
+      if (d.first) {
+        for (int t = 0; t < T; ++t) sum[r][t] = broadcast(d.bias[c]);
+        if (d.residual)
+          for (int t = 0; t < T; ++t)
+            sum[r][t] = add(sum[r][t], load(d.residual + c * d.residual_channel + t * kLanes));
+      } else {
+        for (int t = 0; t < T; ++t) sum[r][t] = load(d.out + c * d.out_channel + t * kLanes);
+      }
+    }
+    for (int64_t k = 0; k < d.depth; ++k, weight += R) {
+      const float* from = reinterpret_cast<const float*>(panel + d.offsets[k]);
+      Vec w[R];
+      for (int r = 0; r < R; ++r) w[r] = broadcast(weight[r]);
+      for (int t = 0; t < T; ++t) {
+        const Vec x = keep(load(from + t * kLanes));
+        for (int r = 0; r < R; ++r) sum[r][t] = fma(w[r], x, sum[r][t]);
+      }
+    }
+    for (int r = 0; r < live; ++r)
+      for (int t = 0; t < T; ++t) {
+        const Vec v = d.last ? min(high, max(low, sum[r][t])) : sum[r][t];
+        store(d.out + (channel + r) * d.out_channel + t * kLanes, v);
+      }
+  }
+}
+
+}  // namespace
+
+void dense_conv(const DenseConv& d) {
+  constexpr int kWidest = kRegisters >= 32 ? kDenseTile : 4;  // tiles whose sums stay in registers
+  if (d.tile > kWidest) {
+    DenseConv part = d;
+    part.tile = kWidest;
+    dense_conv(part);
+    part.tile = d.tile - kWidest;
+    part.panel += kWidest * kLanes;
+    part.out += kWidest * kLanes;
+    if (part.residual) part.residual += kWidest * kLanes;
+    return dense_conv(part);
+  }
+  switch (d.tile) {
+    case 1: return rows<1>(d);
+    case 2: return rows<2>(d);
+    case 3: return rows<3>(d);
+    case 4: return rows<4>(d);
+    case 5: return rows<5>(d);
+    case 6: return rows<6>(d);
+    case 7: return rows<7>(d);
+    default: return rows<kDenseTile>(d);
+  }
+}
+
+}  // namespace budwood::BUDWOOD_ISA

@@ -1,0 +1,60 @@
+#include "kernels/sparse_conv/sparse_conv.hpp"
+
+#include BUDWOOD_SIMD
+
+namespace budwood::BUDWOOD_ISA {
+namespace {
+
+// The sums of one row live in T registers; each entry costs one broadcast and T fused multiply-adds whose second
+// factor comes straight from the first-level cache, where the block's inputs stay while all rows pass by.
+template <int T, bool First, bool Last>
+void rows(const SparseConv& s) {
+  const char* panel = reinterpret_cast<const char*>(s.panel);
+  const Entry* entry = s.entries;
+  const Vec low = broadcast(s.low), high = broadcast(s.high);
+  for (const SparseRow *row = s.rows, *end = row + s.count; row != end; ++row) {
+    float* out = s.out + row->channel * s.out_channel;
+    Vec sum[T];
+    if constexpr (First) {
+      const Vec bias = broadcast(s.bias[row->channel]);
+      for (int t = 0; t < T; ++t) sum[t] = bias;
+      if (s.residual) {
+        const float* residual = s.residual + row->channel * s.residual_channel;
+        for (int t = 0; t < T; ++t) sum[t] = add(sum[t], load(residual + t * kLanes));
+      }
+    } else {
+      for (int t = 0; t < T; ++t) sum[t] = load(out + t * kLanes);
+    }
+    for (const Entry* stop = entry + row->entries; entry != stop; ++entry) {
+      const Vec weight = broadcast(entry->weight);
+      const float* from = reinterpret_cast<const float*>(panel + entry->offset);
+      for (int t = 0; t < T; ++t) sum[t] = fma(weight, load(from + t * kLanes), sum[t]);
+    }
+    if constexpr (Last)
+      for (int t = 0; t < T; ++t) sum[t] = min(high, max(low, sum[t]));
+    for (int t = 0; t < T; ++t) store(out + t * kLanes, sum[t]);
+  }
+}
+
+template <int T>
+void tile(const SparseConv& s) {
+  if (s.first) s.last ? rows<T, true, true>(s) : rows<T, true, false>(s);
+  else s.last ? rows<T, false, true>(s) : rows<T, false, false>(s);
+}
+
+}  // namespace
+
+void sparse_conv(const SparseConv& s) {
+  switch (s.tile) {
+    case 1: return tile<1>(s);
+    case 2: return tile<2>(s);
+    case 3: return tile<3>(s);
+    case 4: return tile<4>(s);
+    case 5: return tile<5>(s);
+    case 6: return tile<6>(s);
+    case 7: return tile<7>(s);
+    default: return tile<kSparseTile>(s);
+  }
+}
+
+}  // namespace budwood::BUDWOOD_ISA

@@ -1,0 +1,42 @@
+#pragma once
+
+#include <cstdint>
+
+namespace budwood {
+
+// A non-zero: where its operand lies, in bytes from the panel, and its weight.
+struct Entry {
+  uint32_t offset;
+  float weight;
+};
+
+// `entries` non-zeros of one output channel that lie in one block.
+struct SparseRow {
+  int32_t channel;
+  int32_t entries;
+};
+
+// One block of inputs times the rows of a chunk of output channels, for `tile` vectors of pixels:
+//
+//   out[channel, t] = start[channel, t] + sum over the row's entries of weight * panel[offset, t],   t in [0, tile)
+//
+// start is bias (+ residual) in the first block of a chunk, and what `out` holds in the later ones; in the last
+// block the sum is clamped to [low, high]. out's vector t of a channel lies at out + channel * out_channel + t *
+// kLanes; residual's alike. Alignment: whole vectors (a speed matter only). out overlaps neither panel nor weights.
+struct SparseConv {
+  const float* panel;
+  float* out;
+  const float* residual;  // nullptr: none
+  int64_t out_channel, residual_channel;
+  const SparseRow* rows;
+  int64_t count;
+  const Entry* entries;
+  const float* bias;  // by channel
+  float low, high;
+  int tile;  // 1 to kSparseTile
+  bool first, last;
+};
+
+constexpr int kSparseTile = 8;
+
+}  // namespace budwood

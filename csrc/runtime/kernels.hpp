@@ -1,0 +1,44 @@
+#pragma once
+
+#include "kernels/activation.hpp"
+#include "kernels/dense_conv/dense_conv.hpp"
+#include "kernels/depthwise/depthwise.hpp"
+#include "kernels/elementwise/elementwise.hpp"
+#include "kernels/global_average/global_average.hpp"
+#include "kernels/layer_norm/layer_norm.hpp"
+#include "kernels/linear/linear.hpp"
+#include "kernels/pool/pool.hpp"
+#include "kernels/repack/repack.hpp"
+#include "kernels/softmax/softmax.hpp"
+#include "kernels/sparse_conv/sparse_conv.hpp"
+#include "kernels/sparse_linear/sparse_linear.hpp"
+#include "kernels/spmm/spmm.hpp"
+
+// The kernel table: one line a kernel. The argument type is the kernel's name in another case.
+#define BUDWOOD_KERNELS(X)              \
+  X(spmm, Spmm)                         \
+  X(repack, Repack)                     \
+  X(sparse_conv, SparseConv)            \
+  X(dense_conv, DenseConv)              \
+  X(depthwise, Depthwise)               \
+  X(pool, Pool)                         \
+  X(global_average, GlobalAverage)      \
+  X(linear, Linear)                     \
+  X(sparse_linear, SparseLinear)        \
+  X(layer_norm, LayerNorm)              \
+  X(layer_norm_vector, LayerNormVector) \
+  X(softmax, Softmax)                   \
+  X(elementwise, Elementwise)           \
+  X(activate, Activate)
+
+namespace budwood {
+
+// The kernels compiled for one instruction set.
+struct Kernels {
+  int lanes;  // floats in a vector
+#define BUDWOOD_FIELD(name, Argument) void (*name)(const Argument&);
+  BUDWOOD_KERNELS(BUDWOOD_FIELD)
+#undef BUDWOOD_FIELD
+};
+
+}  // namespace budwood

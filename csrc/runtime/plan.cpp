@@ -1,0 +1,99 @@
+#include "runtime/plan.hpp"
+
+#include <sys/mman.h>
+
+#include <chrono>
+#include <new>
+
+#include "runtime/thread_pool.hpp"
+
+namespace budwood {
+
+void check_map(const Map& m, int64_t floats) {
+  constexpr int64_t kMost = int64_t(1) << 40;
+  for (int64_t size : {m.groups, m.height, m.channels, m.width, m.lanes}) require(size >= 1 && size < kMost, "a map's sizes must be 1 or more");
+  for (int64_t size : {m.offset, m.group, m.row, m.channel, m.halo_y, m.halo_x}) require(size >= 0 && size < kMost, "a map's strides must not be negative");
+  __int128 first = m.offset, last = m.offset;
+  first -= __int128(m.halo_y) * m.row + __int128(m.halo_x) * m.lanes;
+  last += __int128(m.groups - 1) * m.group + __int128(m.height - 1 + m.halo_y) * m.row + __int128(m.channels - 1) * m.channel +
+          __int128(m.width + m.halo_x) * m.lanes;
+  require(first >= 0 && last <= floats, "a map reaches outside the arena");
+}
+
+// Mapped, zeroed memory, in huge pages where the system gives them: a layer touches hundreds of pages at once.
+Plan::Arena::Arena(int64_t floats) {
+  constexpr size_t kHuge = size_t(2) << 20;
+  bytes = (static_cast<size_t>(floats) * sizeof(float) + kHuge) / kHuge * kHuge;
+  void* made = mmap(nullptr, bytes + kHuge, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  if (made == MAP_FAILED) throw std::bad_alloc();
+  const auto begin = reinterpret_cast<uintptr_t>(made), aligned = (begin + kHuge - 1) / kHuge * kHuge;
+  if (aligned > begin) munmap(made, aligned - begin);
+  if (const size_t tail = begin + kHuge - aligned) munmap(reinterpret_cast<void*>(aligned + bytes), tail);
+#ifdef MADV_HUGEPAGE
+  madvise(reinterpret_cast<void*>(aligned), bytes, MADV_HUGEPAGE);
+#endif
+  data = reinterpret_cast<float*>(aligned);
+}
+
+Plan::Arena::~Arena() { munmap(data, bytes); }
+
+Plan::Plan(const Kernels& kernels, int64_t arena_floats) : kernels_(kernels), arena_floats_(arena_floats) {
+  require(arena_floats >= 0 && arena_floats < (int64_t(1) << 36), "the arena's size is out of range");
+}
+
+void Plan::segment(int64_t groups) {
+  require(groups >= 1, "a segment needs a group");
+  segments_.push_back({groups, steps(), {}});
+}
+
+void Plan::add(std::unique_ptr<Step> step) {
+  require(!segments_.empty(), "a step needs a segment");
+  segments_.back().steps.push_back(std::move(step));
+}
+
+int64_t Plan::groups() const {
+  require(!segments_.empty(), "a step needs a segment");
+  return segments_.back().groups;
+}
+
+void Plan::order(std::vector<Turn> turns) {
+  for (const Turn& t : turns)
+    require(t.segment >= 0 && t.segment < static_cast<int64_t>(segments_.size()) && t.group >= 0 &&
+                t.group < segments_[t.segment].groups,
+            "a turn names no group of a segment");
+  order_ = std::move(turns);
+}
+
+int64_t Plan::steps() const {
+  int64_t count = 0;
+  for (const auto& segment : segments_) count += static_cast<int64_t>(segment.steps.size());
+  return count;
+}
+
+std::unique_ptr<Plan::Arena> Plan::take_arena() const {
+  std::lock_guard<std::mutex> lock(mutex_);
+  if (idle_.empty()) return std::make_unique<Arena>(arena_floats_);
+  auto arena = std::move(idle_.back());
+  idle_.pop_back();
+  return arena;
+}
+
+void Plan::run(const float* const* inputs, float* const* outputs, int threads, double* seconds) const {
+  using Clock = std::chrono::steady_clock;
+  auto arena = take_arena();
+  const Run run{&kernels_, arena->data, inputs, outputs};
+  ThreadPool& pool = ThreadPool::instance();
+  for (const auto& [number, group] : order_) {
+    const Segment& segment = segments_[number];
+    for (size_t s = 0; s < segment.steps.size(); ++s) {
+      const Step& step = *segment.steps[s];
+      const auto begin = seconds ? Clock::now() : Clock::time_point();
+      pool.run(threads, step.items(), [&](int64_t item) { step.run(run, group, item); });
+      if (seconds) seconds[segment.first + s] += std::chrono::duration<double>(Clock::now() - begin).count();
+    }
+  }
+  std::lock_guard<std::mutex> lock(mutex_);
+  idle_.push_back(std::move(arena));
+}
+
+}  // namespace budwood

@@ -1,0 +1,84 @@
+#include "runtime/thread_pool.hpp"
+
+#include <pthread.h>
+
+namespace budwood {
+namespace {
+
+constexpr int kSpins = 20000;  // some tens of microseconds
+
+std::atomic<ThreadPool*> pool{nullptr};
+std::mutex starting;
+
+inline void pause() {
+#if defined(__x86_64__)
+  __builtin_ia32_pause();
+#elif defined(__aarch64__)
+  asm volatile("yield");
+#endif
+}
+
+}  // namespace
+
+ThreadPool& ThreadPool::instance() {
+  if (ThreadPool* made = pool.load(std::memory_order_acquire)) return *made;
+  std::lock_guard<std::mutex> lock(starting);
+  if (ThreadPool* made = pool.load(std::memory_order_acquire)) return *made;
+  // A child has the parent's memory but none of its threads: it forgets the parent's pool, whose state may be that
+  // of the middle of a loop. Never destroyed, so that no thread outlives it at exit.
+  static const int once = pthread_atfork([] { starting.lock(); }, [] { starting.unlock(); },
+                                         [] {
+                                           starting.unlock();
+                                           pool.store(nullptr, std::memory_order_release);
+                                         });
+  (void)once;
+  auto* made = new ThreadPool;
+  pool.store(made, std::memory_order_release);
+  return *made;
+}
+
+void ThreadPool::start(int workers) {
+  while (workers_ < workers) {
+    ++workers_;
+    std::thread(&ThreadPool::serve, this, workers_, loop_.load()).detach();
+  }
+}
+
+void ThreadPool::take(int number) {
+  for (int s = 0; s < sharing_; ++s) {
+    Share& share = shares_[(number + s) % sharing_];
+    for (int64_t item; (item = share.next.fetch_add(1, std::memory_order_relaxed)) < share.end;) call_(work_, item);
+  }
+}
+
+void ThreadPool::share(int threads, int64_t items, Call call, const void* work) {
+  sharing_ = threads < kMostThreads ? threads : kMostThreads;
+  start(sharing_ - 1);
+  call_ = call, work_ = work;
+  for (int s = 0; s < sharing_; ++s) {
+    shares_[s].next.store(items * s / sharing_, std::memory_order_relaxed);
+    shares_[s].end = items * (s + 1) / sharing_;
+  }
+  working_.store(workers_, std::memory_order_relaxed);
+  loop_.fetch_add(1, std::memory_order_seq_cst);
+  if (asleep_.load(std::memory_order_seq_cst) > 0) loop_.notify_all();
+  take(0);
+  while (working_.load(std::memory_order_acquire) > 0) pause();
+}
+
+void ThreadPool::serve(int number, uint32_t seen) {
+  for (;;) {
+    for (int spin = 0; spin < kSpins && loop_.load(std::memory_order_acquire) == seen; ++spin) pause();
+    if (loop_.load(std::memory_order_acquire) == seen) {
+      asleep_.fetch_add(1, std::memory_order_seq_cst);
+      loop_.wait(seen, std::memory_order_seq_cst);
+      asleep_.fetch_sub(1, std::memory_order_seq_cst);
+      continue;
+    }
+    ++seen;
+    if (number < sharing_) take(number);
+    working_.fetch_sub(1, std::memory_order_release);
+  }
+}
+
+}  // namespace budwood

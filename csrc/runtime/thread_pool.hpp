@@ -1,0 +1,62 @@
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <functional>
+#include <mutex>
+#include <thread>
+#include <vector>
+
+namespace budwood {
+
+// Workers that share the items of one loop with the calling thread. They spin for some microseconds between loops,
+// since a network is a hundred short loops in a row, and then sleep.
+class ThreadPool {
+ public:
+  // The process's pool, with its workers started at the first use; a forked child gets one of its own.
+  static ThreadPool& instance();
+
+  // Calls work(item) for every item in [0, items), on up to `threads` threads, and answers when all are done.
+  // A caller that finds the pool busy with another caller's loop does its own alone.
+  template <class Work>
+  void run(int threads, int64_t items, const Work& work) {
+    if (threads <= 1 || items <= 1 || !busy_.try_lock()) {
+      for (int64_t item = 0; item < items; ++item) work(item);
+      return;
+    }
+    std::lock_guard<std::mutex> mine(busy_, std::adopt_lock);
+    share(threads, items, [](const void* w, int64_t item) { (*static_cast<const Work*>(w))(item); }, &work);
+  }
+
+  ThreadPool(const ThreadPool&) = delete;
+  ThreadPool& operator=(const ThreadPool&) = delete;
+
+ private:
+  static constexpr int kMostThreads = 64;
+  using Call = void (*)(const void*, int64_t);
+
+  ThreadPool() = default;
+  void share(int threads, int64_t items, Call call, const void* work);
+  void start(int workers);
+  void serve(int number, uint32_t seen);
+  void take(int number);
+
+  std::mutex busy_;
+  int workers_ = 0;
+  // What the current loop is; written before `loop_` moves on, read after.
+  Call call_ = nullptr;
+  const void* work_ = nullptr;
+  alignas(64) std::atomic<uint32_t> loop_{0};     // number of the current loop
+  // Each thread begins with a share of its own, the same in every loop, so that it finds in its cache what it wrote
+  // in the loop before; when its share is done it helps with the others'.
+  struct alignas(64) Share {
+    std::atomic<int64_t> next{0};
+    int64_t end = 0;
+  };
+  Share shares_[kMostThreads];
+  int sharing_ = 0;
+  alignas(64) std::atomic<int32_t> working_{0};   // workers that have not finished the current loop
+  std::atomic<int32_t> asleep_{0};
+};
+
+}  // namespace budwood

@@ -1,0 +1,43 @@
+"""Budwood's own engine, which skips the zeros."""
+
+import copy
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from ..core.errors import UserError
+from ..core.registry import backends
+from ..engine import native
+from ..engine.passes import optimize
+from ..engine.program import Program
+from .backend import Backend, Run
+
+
+@backends.register("engine")
+class Engine(Backend):
+    def available(self) -> str | None:
+        try:
+            native.instruction_set()
+        except UserError as error:
+            return str(error)
+        return None
+
+    def prepare(self, model: nn.Module, example: Tensor, threads: int) -> Run:
+        program = engine_program(model, example, threads)
+
+        def run(batch: Any) -> NDArray[np.float32]:
+            answers: NDArray[np.float32] = program(np.ascontiguousarray(batch, np.float32))
+            return answers
+
+        run(example)
+        return run
+
+
+def engine_program(model: nn.Module, example: Tensor, threads: int) -> Program:
+    """The network compiled for images of the example's size; the network itself is left as it is."""
+    from ..engine.from_export import graph_from_module
+
+    graph = graph_from_module(copy.deepcopy(model).eval(), example)
+    return Program(optimize(graph), name=type(model).__name__, threads=threads)

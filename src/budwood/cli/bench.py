@@ -1,0 +1,133 @@
+"""`budwood bench`: how long a network takes here, on every backend there is."""
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import torch
+from cyclopts import Parameter
+from cyclopts.validators import Number
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+from torch import nn
+
+from ..bench.engine import engine_program
+from ..bench.environment import environment
+from ..bench.latency import LatencyRow, latency
+from ..bench.zeros import with_random_zeros
+from ..core.registry import backends as registry
+from ..core.registry import sources
+from ..engine import explain
+from ..engine.program import CHUNKS, default_threads
+from ..models.network import Network, build, open_network
+from .common import Size, Threads, checked_sparsity, print_json, say
+
+Batch = Annotated[int, Parameter(validator=Number(gte=1, lte=1024))]
+
+
+def run(
+    model: str,
+    /,
+    *,
+    batch: Annotated[list[Batch] | None, Parameter(consume_multiple=True)] = None,
+    threads: Threads | None = None,
+    sparsity: Annotated[list[str] | None, Parameter(consume_multiple=True)] = None,
+    backends: Annotated[list[str] | None, Parameter(consume_multiple=True)] = None,
+    size: Size | None = None,
+    seconds: Annotated[float, Parameter(validator=Number(gte=0))] = 20.0,
+    layers: Annotated[bool, Parameter(negative=())] = False,
+    json: Annotated[bool, Parameter(negative=())] = False,
+) -> None:
+    """Time a network on every backend, side by side: PyTorch, ONNX Runtime, OpenVINO and this library's engine.
+
+    Answers are compared with PyTorch's first; then all that agree are timed in turn, round by round.
+
+    Parameters
+    ----------
+    model
+        torchvision:NAME, timm:NAME, packaged:NAME, py:module.function, or the path of a checkpoint.
+    batch
+        Images at a time; 1 and 16 if not given.
+    threads
+        Threads of every backend; as many as there are cores if not given.
+    sparsity
+        Put random zeros of these shares into all convolutions but the first and depthwise ones. A network that is
+        named (not a file) then has random weights, and needs no download.
+    backends
+        Which ones (`budwood ls backends`), all if not given; ratios are to the first.
+    size
+        Image size in pixels; the network's own if not given.
+    seconds
+        How long to measure for each batch size; preparing comes on top.
+    layers
+        Print what each layer takes in the engine as well.
+    json
+        Print the rows, and the machine's facts, as JSON on stdout and nothing else.
+    """
+    names = backends or sorted(registry, key=lambda name: name != "eager")
+    for name in names:
+        registry.get(name)
+    count = threads or default_threads()
+    network, modules = _modules(model, sparsity)
+    pixels = size or network.lineage.preprocessing.size
+    rows: list[LatencyRow] = []
+    profiles: list[tuple[str, explain.Profile]] = []
+    for images in batch or [1, 16]:
+        say(f"batch {images}: preparing and measuring ...", json)
+        found = latency(modules, pixels, images, names, count, seconds)
+        rows += found
+        if not json:
+            _print(model, found)
+        ran = {row.label for row in found if row.backend == "engine" and row.status == "done"}
+        for label, module in modules.items():
+            if not layers or label not in ran:
+                continue
+            profiles.append((label, _profile(module, pixels, images, count)))
+            if not json:
+                print(f"{label}: {explain.text(profiles[-1][1])}\n")
+    if json:
+        facts = {"model": model, "environment": environment() | {"threads": str(count)}}
+        told = [{"label": label, **dataclasses.asdict(profile)} for label, profile in profiles]
+        print_json(facts | {"rows": [row.model_dump(mode="json") for row in rows], "layers": told})
+
+
+def _modules(model: str, sparsity: Sequence[str] | None) -> tuple[Network, dict[str, nn.Module]]:
+    """The network, and label -> module in evaluation mode."""
+    if sparsity is None:
+        network = open_network(model)
+        return network, {"as it is": network.module.eval()}
+    shares = [checked_sparsity(value) for value in sparsity]
+    named = model.partition(":")[0] in sources and "@" not in model and not Path(model).exists()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        network = build(model, 1000) if named else open_network(model)
+    dense = network.module.eval()
+    return network, {_label(share): with_random_zeros(dense, share) if share else dense for share in shares}
+
+
+def _label(share: float) -> str:
+    return f"{100 * share:.4g} % zeros" if share else "dense"
+
+
+def _profile(module: nn.Module, size: int, batch: int, threads: int) -> explain.Profile:
+    """Of the largest plan that such a batch is cut into."""
+    images = next(chunk for chunk in CHUNKS if chunk <= batch)
+    return engine_program(module, torch.zeros(2, 3, size, size), threads).profile(images)
+
+
+def _print(model: str, rows: Sequence[LatencyRow]) -> None:
+    first = rows[0]
+    title = f"{model}: {first.size} px, batch {first.batch}, {first.threads} threads"
+    table = Table("network", "backend", "ms an image", "middle half", "rounds", "times faster", title=title)
+    for row in rows:
+        base = next((r.ms_per_image for r in rows if r.label == row.label), None)
+        cells = [row.label, row.backend]
+        if row.ms_per_image is None or row.q1 is None or row.q3 is None:
+            cells += [escape(f"{row.status}: {row.reason}"), "", "", ""]
+        else:
+            ratio = f"{base / row.ms_per_image:.2f}x" if base else ""
+            cells += [f"{row.ms_per_image:.3f}", f"{row.q1:.3f} to {row.q3:.3f}", str(row.rounds), ratio]
+        table.add_row(*cells)
+    Console(highlight=False).print(table)

@@ -1,0 +1,80 @@
+"""Operators that only move values: whole channels, pixels into a vector, a border around a plane."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import numpy as np
+
+from .. import _native
+from ..graph import Concat, Flatten, Pad, Select
+from ..lower import Context, StepInfo, repack
+from ..moves import Window
+from ..storage import View, is_vector
+
+
+def copy_channels(context: Context, node: str, name: str, channels: Iterable[int], out: View) -> None:
+    source = context.view(name)
+    numbers = np.array(list(channels), np.int64)
+    images = 1 if out.buffer.layout else context.group_of(node, out)
+    info = StepInfo(node, "copy", "copy", "", context.shape(name))
+    context.add(info, out, [source], lambda plan: plan.copy(source.numbers(), out.numbers(), images, numbers))
+
+
+def lower_concat(context: Context, node: Concat) -> None:
+    first = 0
+    for name in node.inputs:
+        count = context.shape(name)[0]
+        if not context.storage.is_part(name, node.name, first):
+            out = context.storage.view(node.name).part(first, count)
+            copy_channels(context, node.name, name, range(count), out)
+        first += count
+
+
+def lower_select(context: Context, node: Select) -> None:
+    source = context.view(node.inputs[0])
+    if not context.storage.is_part(node.name, node.inputs[0], node.channels[0]):
+        copy_channels(context, node.name, node.inputs[0], node.channels, context.storage.view(node.name))
+    del source
+
+
+def lower_pad(context: Context, node: Pad) -> None:
+    out = context.storage.view(node.name)
+    info = StepInfo(node.name, "Pad", "repack", "", context.shape(node.name))
+    name = node.inputs[0]
+    window = Window((1, 1), (-node.padding[0], -node.padding[2]))
+    repack(context, name, out, [window], node.value, info, outside=name in context.graph.inputs)
+
+
+def flatten(context: Context, node: str, name: str) -> View:
+    """A vector of its own for a feature map, in PyTorch's order."""
+    channels, height, width = context.shape(name)
+    out = context.storage.new(None, channels * height * width)
+    _flatten(context, node, name, out)
+    return out
+
+
+def lower_flatten(context: Context, node: Flatten) -> None:
+    name = node.inputs[0]
+    out = context.storage.view(node.name)
+    if is_vector(context.shape(name)):
+        if not context.storage.is_part(node.name, name, 0):
+            copy_channels(context, node.name, name, range(context.shape(name)[0]), out)
+    else:
+        _flatten(context, node.name, name, out)
+
+
+def _flatten(context: Context, node: str, name: str, out: View) -> None:
+    source = context.view(name)
+    layout = source.buffer.layout
+    assert layout is not None
+    _, height, width = context.shape(name)
+
+    def emit(plan: _native.Plan) -> None:
+        row, column = np.divmod(np.arange(height * width), width)
+        y, x, lane = layout.places(np.arange(layout.images)[:, None], row[None], column[None])
+        at = (y * source.buffer.row + x * layout.lanes + lane).ravel()
+        plan.flatten(source.numbers(), out.numbers(), layout.images, at)
+
+    info = StepInfo(node, "Flatten", "copy", "", context.shape(name))
+    context.add(info, out, [source], emit, group=layout.images)

@@ -1,0 +1,103 @@
+"""Convolutions: sparse, dense or depthwise, whichever its weights make the fastest."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .. import _native
+from ..graph import Conv
+from ..layout import tiles
+from ..lower import Context, StepInfo, activation_arguments
+from ..storage import View, is_vector
+from .linear import lower_as_linear
+from .operand import Operand, conv_taps, operand
+
+# Density above which the dense kernel, which shares every load between three channels, is the faster (measured).
+DENSE_FROM = 0.5
+# Vectors that a block of inputs may take: in the first-level cache (48 KB, 768 lines, shared with the sums that pass
+# by) where a block has many non-zeros for each sum, more where it has few.
+_LINES = ((0.07, 560), (0.03, 900), (0.0, 1400))
+_ITEMS = 8  # independent parts that a step should have, for the threads to share evenly
+
+
+def blocks(channels: int, taps_per_channel: int, lines_per_channel: int, budget: int) -> NDArray[np.int64]:
+    """First operand of each block, then their number: whole channels, blocks of nearly the same size."""
+    most = max(budget // lines_per_channel, 1)
+    count = -(-channels // most)
+    return np.array([channels * b // count for b in range(count + 1)], np.int64) * taps_per_channel
+
+
+def chunks(view: View) -> int:
+    """Parts to cut the output channels into, so that a step has enough to share."""
+    layout = view.buffer.layout
+    assert layout is not None
+    items = layout.height * tiles(layout.width)
+    return max(1, min(-(-_ITEMS // items), view.channels // 16))
+
+
+def lower_conv(context: Context, node: Conv) -> None:
+    if is_vector(context.shape(node.name)):
+        return lower_as_linear(context, node)
+    out = context.storage.view(node.name)
+    source = operand(context, node.name, node.inputs[0], out, conv_taps(node))
+    reads = [source.view]
+    residual = None
+    if len(node.inputs) == 2:
+        residual = context.view(node.inputs[1])
+        reads.append(residual)
+    density = float(np.count_nonzero(node.weight)) / node.weight.size
+    depthwise = node.groups == source.channels and node.weight.shape[1] == 1
+    kind = "depthwise" if depthwise else "sparse" if density < DENSE_FROM else "dense"
+    reason = "one channel each" if depthwise else f"{density:.0%} of the weights left"
+    shape = context.shape(node.name)
+    flops = 2.0 * np.count_nonzero(node.weight) * shape[1] * shape[2]
+    info = StepInfo(node.name, "Conv", kind, reason, shape, 1 - density, flops)
+    emit = {"depthwise": _depthwise, "sparse": _sparse, "dense": _dense}[kind]
+    context.add(info, out, reads, lambda plan: emit(plan, node, source, out, residual, density))
+    return None
+
+
+def _common(node: Conv, source: Operand, out: View, residual: View | None, density: float) -> tuple[object, ...]:
+    layout = out.buffer.layout
+    assert layout is not None
+    tile = -(-layout.width // tiles(layout.width))
+    budget = next(lines for least, lines in _LINES if density >= least)
+    cut = blocks(source.channels, len(source.taps), source.lines(tile), budget)
+    bias = np.zeros(out.channels, np.float32) if node.bias is None else np.ascontiguousarray(node.bias)
+    place = None if residual is None else residual.numbers()
+    offsets = np.ascontiguousarray(source.offsets().ravel())
+    function = activation_arguments(node.activation)
+    return source.view.numbers(), out.numbers(), place, offsets, cut, chunks(out), *function, bias
+
+
+def _sparse(
+    plan: _native.Plan, node: Conv, source: Operand, out: View, residual: View | None, density: float
+) -> None:
+    rows = node.weight.shape[0]
+    flat = node.weight.reshape(rows, -1)
+    row, column = np.nonzero(flat)
+    values = np.ascontiguousarray(flat[row, column])
+    column = column + row // (rows // node.groups) * flat.shape[1]
+    start = np.zeros(rows + 1, np.int64)
+    np.cumsum(np.bincount(row, minlength=rows), out=start[1:])
+    plan.sparse_conv(*_common(node, source, out, residual, density), values, column.astype(np.int32), start)
+
+
+def _dense(plan: _native.Plan, node: Conv, source: Operand, out: View, residual: View | None, density: float) -> None:
+    weights = np.ascontiguousarray(node.weight.ravel())
+    plan.dense_conv(*_common(node, source, out, residual, density), weights, node.groups)
+
+
+def _depthwise(
+    plan: _native.Plan, node: Conv, source: Operand, out: View, residual: View | None, density: float
+) -> None:
+    rows = node.weight.shape[0]
+    weights = np.ascontiguousarray(node.weight.reshape(rows, -1))
+    bias = np.zeros(rows, np.float32) if node.bias is None else node.bias
+    place = None if residual is None else residual.numbers()
+    function = activation_arguments(node.activation)
+    multiplier = rows // source.channels
+    plan.depthwise(
+        source.numbers(), out.numbers(), place, source.tap_offsets(), weights, bias, multiplier, *function
+    )

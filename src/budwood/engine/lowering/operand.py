@@ -1,0 +1,127 @@
+"""What a windowed operator (convolution, pooling) reads: where each tap lies, seen from an output pixel's place.
+
+With stride 1 and the output as large as the input both are laid out alike, and a tap is the same pixel's place moved
+by some vectors: the operator reads its input where it stands, halo filled. Otherwise the input is first dealt out in
+the output's layout, a plane for each remainder of the stride (the phases), and a tap is a place in one of those.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..graph import Conv, Edges, Node, Pair, Pool
+from ..lower import Context, StepInfo, fill_halo, repack
+from ..moves import Window
+from ..storage import View, is_vector
+
+Tap = tuple[int, int, int]  # phase, rows, vectors
+
+
+@dataclass(frozen=True)
+class Taps:
+    """The taps of a window, row by row, and the phases of the input that they lie in."""
+
+    stride: Pair
+    phases: tuple[Pair, ...]
+    taps: tuple[Tap, ...]
+
+    @property
+    def halo(self) -> Pair:
+        return max(abs(t[1]) for t in self.taps), max(abs(t[2]) for t in self.taps)
+
+
+def taps(kernel: Pair, stride: Pair, padding: Edges, dilation: Pair) -> Taps:
+    found: list[tuple[Pair, int, int]] = []
+    for ky in range(kernel[0]):
+        for kx in range(kernel[1]):
+            y, phase_y = divmod(ky * dilation[0] - padding[0], stride[0])
+            x, phase_x = divmod(kx * dilation[1] - padding[2], stride[1])
+            found.append(((phase_y, phase_x), y, x))
+    phases = tuple(sorted({f[0] for f in found}))
+    where = {phase: number for number, phase in enumerate(phases)}
+    return Taps(stride, phases, tuple((where[p], y, x) for p, y, x in found))
+
+
+def conv_taps(node: Conv) -> Taps:
+    return taps((node.weight.shape[2], node.weight.shape[3]), node.stride, node.padding, node.dilation)
+
+
+def pool_taps(node: Pool) -> Taps:
+    return taps(node.kernel, node.stride, node.padding, node.dilation)
+
+
+def reads_in_place(context: Context, name: str, out: str, t: Taps, fill: float) -> bool:
+    """Whether the operator can read the value where it stands; a halo there holds zeros beyond the image."""
+    if t.stride != (1, 1) or is_vector(context.shape(name)) or context.shape(name)[1:] != context.shape(out)[1:]:
+        return False
+    return fill == 0 or t.halo == (0, 0)
+
+
+def window_of(context: Context, node: Node) -> Taps | None:
+    """The taps of an operator that reads its first input in place and wants a halo there."""
+    t, fill = None, 0.0
+    if isinstance(node, Conv):
+        t = conv_taps(node)
+    elif isinstance(node, Pool):
+        t, fill = pool_taps(node), fill_of(node)
+    in_place = t is not None and reads_in_place(context, node.inputs[0], node.name, t, fill)
+    return t if in_place and not is_vector(context.shape(node.name)) else None
+
+
+def fill_of(node: Pool) -> float:
+    """What a pooling window sees beyond the image."""
+    return float("-inf") if node.kind == "max" else 0.0
+
+
+@dataclass(frozen=True)
+class Operand:
+    """`view` holds the phases of channel c at channels c * phases ...; `offsets` gives [channels, taps] floats."""
+
+    view: View
+    phases: int
+    taps: tuple[Tap, ...]
+
+    def tap_offsets(self) -> NDArray[np.int64]:
+        """Floats from an output pixel's place in the operand (channel 0) to each tap."""
+        buffer = self.view.buffer
+        assert buffer.layout is not None
+        lanes = buffer.layout.lanes
+        return np.array([p * buffer.channel + y * buffer.row + x * lanes for p, y, x in self.taps], np.int64)
+
+    def offsets(self) -> NDArray[np.int64]:
+        """Floats from an output pixel's place in the operand (channel 0) to each tap of each channel."""
+        channels = np.arange(self.channels) * self.phases * self.view.buffer.channel
+        return channels[:, None] + self.tap_offsets()[None]
+
+    @property
+    def channels(self) -> int:
+        return self.view.channels // self.phases
+
+    def lines(self, tile: int) -> int:
+        """Vectors that one channel's taps touch for a tile of so many."""
+        return len({(p, y, x + t) for p, y, x in self.taps for t in range(tile)})
+
+    def numbers(self) -> tuple[int, ...]:
+        """The map as a windowed step sees it: a channel is all of its phases."""
+        n = self.view.numbers()
+        return (*n[:3], n[3] * self.phases, *n[4:6], self.channels, *n[7:])
+
+
+def operand(context: Context, node: str, name: str, out: View, t: Taps, *, fill: float = 0.0) -> Operand:
+    """Adds the steps that make the operand ready; see the module's text."""
+    if reads_in_place(context, name, node, t, fill):
+        view = context.view(name)
+        if t.halo != (0, 0):
+            fill_halo(context, name)
+        return Operand(view, 1, t.taps)
+    channels = context.shape(name)[0]
+    view = context.storage.new(out.buffer.layout, channels * len(t.phases))
+    view.buffer.halo = t.halo
+    note = f"{len(t.phases)} phases" if len(t.phases) > 1 else ""
+    info = StepInfo(node, "operand", "repack", note, context.shape(name))
+    windows = [Window(t.stride, phase) for phase in t.phases]
+    repack(context, name, view, windows, fill, info, outside=name in context.graph.inputs)
+    return Operand(view, len(t.phases), t.taps)

@@ -1,0 +1,205 @@
+"""A compiled network: call it with images, for any number of them.
+
+y = program(x)          # x [N, C, H, W], a NumPy array or a PyTorch tensor; y alike
+print(program.explain())
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ..core.errors import UserError
+from . import explain
+from .graph import Array, Graph, Shape, Softmax
+from .lower import Lowered, lower
+from .native import instruction_set
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from ..core.task import Preprocessing
+
+CHUNKS = (16, 4, 1)
+"""A batch is cut into pieces of these sizes, largest first; each has a plan of its own, made at its first use."""
+
+
+class Program:
+    """`graph` has gone through `passes.optimize`. May be called from several threads at once.
+
+    `classes` names the outputs, `preprocessing` says how images become inputs, `name` and `source` what it is and
+    where it came from. `threads` is how many threads a call uses: by default BUDWOOD_THREADS, or as many as the
+    process has cores. Raises ValueError where the classes are not as many as the outputs.
+    """
+
+    def __init__(
+        self,
+        graph: Graph,
+        *,
+        classes: Sequence[str] | None = None,
+        preprocessing: Preprocessing | None = None,
+        name: str = "",
+        source: str = "",
+        threads: int | None = None,
+    ) -> None:
+        self.graph = graph
+        self.classes = None if classes is None else tuple(classes)
+        self.preprocessing = preprocessing
+        self.name, self.source = name, source
+        self.threads = default_threads() if threads is None else _at_least_one(threads, "threads")
+        if self.classes is not None and (len(graph.outputs) > 1 or self.output_shape[0] != len(self.classes)):
+            raise ValueError(f"{len(self.classes)} class names for outputs of shape {self.output_shapes}")
+        self._plans: dict[int, Lowered] = {}
+        self._lock = threading.Lock()
+
+    # -- what it is ---------------------------------------------------------------------------------------
+
+    @property
+    def input_shapes(self) -> list[Shape]:
+        """(C, H, W) or (C,) of every input, without the batch."""
+        return list(self.graph.inputs.values())
+
+    @property
+    def input_shape(self) -> Shape:
+        """Of the first input, which is the only one of a classifier."""
+        return self.input_shapes[0]
+
+    @property
+    def output_shapes(self) -> list[Shape]:
+        return [self.graph.shapes[name] for name in self.graph.outputs]
+
+    @property
+    def output_shape(self) -> Shape:
+        """Of the first output."""
+        return self.output_shapes[0]
+
+    @property
+    def gives_probabilities(self) -> bool:
+        """Whether the network itself ends in a softmax."""
+        return isinstance(self.graph.node(self.graph.outputs[0]), Softmax)
+
+    def __repr__(self) -> str:
+        parts = [self.name or "program", f"{self.input_shapes} -> {self.output_shapes}", f"{self.threads} threads"]
+        return f"Program({', '.join(parts)})"
+
+    # -- running ------------------------------------------------------------------------------------------
+
+    def __call__(self, *inputs: Any) -> Any:
+        """The output [N, ...] for inputs [N, ...] in float32; a list of them where the graph has several outputs.
+
+        NumPy arrays in, arrays out; PyTorch tensors on the CPU in, tensors out (without gradients). N may be any
+        number, 0 too. Raises ValueError, or TypeError, for anything else.
+        """
+        wanted = self.graph.inputs
+        if len(inputs) != len(wanted):
+            raise ValueError(f"this program takes {len(wanted)} inputs, {len(inputs)} were given")
+        torch = sys.modules.get("torch")  # whoever has a tensor has imported it
+        tensors = torch is not None and all(isinstance(x, torch.Tensor) for x in inputs)
+        given = [_from_tensor(x, torch) for x in inputs] if tensors else list(inputs)
+        arrays = [_checked(x, name, wanted[name]) for x, name in zip(given, wanted, strict=True)]
+        if len({len(x) for x in arrays}) > 1:
+            raise ValueError(f"the inputs have different numbers of images: {[len(x) for x in arrays]}")
+        outputs = self.run(arrays)
+        made = [torch.from_numpy(y) for y in outputs] if torch is not None and tensors else outputs
+        return made[0] if len(made) == 1 else made
+
+    def run(self, inputs: Sequence[Array]) -> list[Array]:
+        """The outputs for C-contiguous float32 arrays [N, *shape], one for each of the graph's inputs."""
+        count = len(inputs[0])
+        outputs = [np.empty((count, *shape), np.float32) for shape in self.output_shapes]
+        for start, size in pieces(count):
+            part = slice(start, start + size)
+            self.plan(size).run([x[part] for x in inputs], [y[part] for y in outputs], self.threads)
+        return outputs
+
+    def plan(self, images: int) -> Lowered:
+        """The plan for exactly so many images, one of `CHUNKS`; made at the first call and kept."""
+        if images not in CHUNKS:
+            raise UserError(f"there is no plan for {images} images at once; choose from {sorted(CHUNKS)}")
+        found = self._plans.get(images)
+        if found is None:
+            with self._lock:
+                found = self._plans.get(images)
+                if found is None:
+                    found = self._plans[images] = lower(self.graph, images, instruction_set())
+        return found
+
+    # -- looking inside, keeping --------------------------------------------------------------------------
+
+    def profile(self, batch: int = 1, rounds: int = 20, peak: float | None = None) -> explain.Profile:
+        """Every layer's kernel and time, as `explain` prints them."""
+        return explain.profile(self, batch, rounds, peak)
+
+    def explain(self, batch: int = 1, rounds: int = 20, peak: float | None = None) -> str:
+        """A table of the layers: shape, sparsity, kernel and why, time, rate, share of the ceiling.
+
+        `batch` is one of `CHUNKS`; times are medians of so many `rounds`, in milliseconds an image. `peak` is the
+        ceiling, in GFLOP/s on this program's threads; without it, the best rate among the layers is.
+        """
+        return explain.text(self.profile(batch, rounds, peak))
+
+    def save(self, path: str | os.PathLike[str]) -> int:
+        """Write one file and return its size in bytes. See `saved.save`."""
+        from .saved import save
+
+        return save(self, path)
+
+    @staticmethod
+    def load(path: str | os.PathLike[str] | Path, threads: int | None = None) -> Program:
+        """The program in a file. See `saved.load_program`."""
+        from .saved import load_program
+
+        return load_program(path, threads=threads)
+
+
+def pieces(count: int) -> Iterator[tuple[int, int]]:
+    """(first image, number of images) of the pieces that a batch is cut into."""
+    start = 0
+    for size in CHUNKS:
+        while count - start >= size:
+            yield start, size
+            start += size
+
+
+def default_threads() -> int:
+    """BUDWOOD_THREADS, or the cores this process may run on."""
+    wanted = os.environ.get("BUDWOOD_THREADS")
+    if wanted:
+        try:
+            return _at_least_one(int(wanted), "BUDWOOD_THREADS")
+        except ValueError:
+            raise UserError(f"BUDWOOD_THREADS={wanted} is no number of threads; give one from 1 on") from None
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _at_least_one(threads: int, what: str) -> int:
+    if threads < 1:
+        raise ValueError(f"{what} must be 1 or more, not {threads}")
+    return threads
+
+
+def _from_tensor(x: Any, torch: Any) -> Any:
+    if x.device.type != "cpu":
+        raise ValueError(f"the engine computes on the CPU; the tensor is on {x.device}")
+    if x.dtype != torch.float32:
+        raise ValueError(f"the input must be float32, not {str(x.dtype).removeprefix('torch.')}")
+    return x.detach().contiguous().numpy()
+
+
+def _checked(x: Any, name: str, shape: Shape) -> Array:
+    """The array, contiguous; TypeError or ValueError where it is none, or of another type or shape."""
+    if not isinstance(x, np.ndarray):
+        raise TypeError(f"the input must be a NumPy array or a PyTorch tensor, not {type(x).__name__}")
+    if x.dtype != np.float32:
+        raise ValueError(f"the input must be float32, not {x.dtype}")
+    if x.shape[1:] != shape or x.ndim == 0:
+        wanted = ", ".join(["N", *map(str, shape)])
+        raise ValueError(f"the input {name} must be of shape [{wanted}], not {list(x.shape)}")
+    return np.ascontiguousarray(x)

@@ -1,0 +1,63 @@
+"""Networks for tests: every number that a network holds at random, so that no branch can be left out unnoticed."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+
+def randomize(model: nn.Module, seed: int, example: Tensor | None = None) -> nn.Module:
+    """Every parameter and batch norm statistic of `model` at random, in place; the same for the same seed.
+
+    Zero-initialised branches and layer scales of 1e-6 get a say, and activations stay of a sane size at any depth:
+    the statistics are those of `example` (N, ...), by default an image of 64 x 64 in noise, somewhat off.
+    """
+    random = torch.Generator().manual_seed(seed)
+    if example is None:
+        example = torch.randn(4, 3, 64, 64, generator=random)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.copy_(_weights(parameter, random))
+        for module in model.modules():
+            if isinstance(module, nn.Conv2d | nn.Linear) and module.bias is not None:
+                module.bias.copy_(0.2 * torch.randn(module.bias.shape, generator=random))
+            elif isinstance(module, _BatchNorm | nn.LayerNorm | nn.GroupNorm) and module.bias is not None:
+                module.bias.copy_(0.3 * torch.randn(module.bias.shape, generator=random))
+        _measure_statistics(model, example, random)
+    return model
+
+
+def _weights(parameter: Tensor, random: torch.Generator) -> Tensor:
+    """Kernels and matrices by their fan-in; scales (one number per channel, or one at all) between 0.5 and 1.5."""
+    fan_in = math.prod(parameter.shape[1:])
+    if fan_in > 1:
+        return math.sqrt(1.5 / fan_in) * torch.randn(parameter.shape, generator=random)
+    return 0.5 + torch.rand(parameter.shape, generator=random)
+
+
+def _measure_statistics(model: nn.Module, example: Tensor, random: torch.Generator) -> None:
+    """Running means and variances: those of the values that arrive, within a third of a standard deviation."""
+
+    def measure(module: nn.Module, args: tuple[Tensor, ...]) -> None:
+        dims = [d for d in range(args[0].ndim) if d != 1]
+        var, mean = torch.var_mean(args[0].double(), dims, correction=0)
+        var = (var + 1e-2) * (0.7 + 0.6 * torch.rand(var.shape, generator=random))
+        mean = mean + 0.3 * var.sqrt() * torch.randn(mean.shape, generator=random)
+        module.running_mean.copy_(mean)
+        module.running_var.copy_(var)
+
+    norms = [m for m in model.modules() if isinstance(m, _BatchNorm) and m.running_mean is not None]
+    hooks = [norm.register_forward_pre_hook(measure) for norm in norms]
+    modes = {module: module.training for module in model.modules()}
+    try:
+        model.eval()
+        if norms:
+            model(example.to(next(model.parameters())))
+    finally:
+        for hook in hooks:
+            hook.remove()
+        for module, mode in modes.items():
+            module.training = mode
