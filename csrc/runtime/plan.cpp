@@ -88,7 +88,8 @@ void Plan::run(const float* const* inputs, float* const* outputs, int threads, d
     for (size_t s = 0; s < segment.steps.size(); ++s) {
       const Step& step = *segment.steps[s];
       const auto begin = seconds ? Clock::now() : Clock::time_point();
-      pool.run(threads, step.items(), [&](int64_t item) { step.run(run, group, item); });
+      pool.run(threads, step.items(), step.grain(),
+               [&](int64_t first, int64_t last) { step.run_range(run, group, first, last); });
       if (seconds) seconds[segment.first + s] += std::chrono::duration<double>(Clock::now() - begin).count();
     }
   }

@@ -56,6 +56,12 @@ class Step {
   virtual ~Step() = default;
   virtual int64_t items() const = 0;
   virtual void run(const Run& run, int64_t group, int64_t item) const = 0;
+
+  // Items are handed out in ranges that begin or end at multiples of the grain.
+  virtual int64_t grain() const { return 1; }
+  virtual void run_range(const Run& run, int64_t group, int64_t begin, int64_t end) const {
+    for (int64_t item = begin; item < end; ++item) this->run(run, group, item);
+  }
 };
 
 // The steps of a network for a fixed number of images, and the memory they share.

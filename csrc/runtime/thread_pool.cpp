@@ -2,6 +2,8 @@
 
 #include <pthread.h>
 
+#include <algorithm>
+
 namespace budwood {
 namespace {
 
@@ -47,14 +49,21 @@ void ThreadPool::start(int workers) {
 void ThreadPool::take(int number) {
   for (int s = 0; s < sharing_; ++s) {
     Share& share = shares_[(number + s) % sharing_];
-    for (int64_t item; (item = share.next.fetch_add(1, std::memory_order_relaxed)) < share.end;) call_(work_, item);
+    // Taken in turns: a range of items up to the next multiple of the grain.
+    int64_t begin = share.next.load(std::memory_order_relaxed);
+    while (begin < share.end) {
+      const int64_t end = std::min(share.end, (begin / grain_ + 1) * grain_);
+      if (!share.next.compare_exchange_weak(begin, end, std::memory_order_relaxed)) continue;
+      call_(work_, begin, end);
+      begin = share.next.load(std::memory_order_relaxed);
+    }
   }
 }
 
-void ThreadPool::share(int threads, int64_t items, Call call, const void* work) {
+void ThreadPool::share(int threads, int64_t items, int64_t grain, Call call, const void* work) {
   sharing_ = threads < kMostThreads ? threads : kMostThreads;
   start(sharing_ - 1);
-  call_ = call, work_ = work;
+  call_ = call, work_ = work, grain_ = grain;
   for (int s = 0; s < sharing_; ++s) {
     shares_[s].next.store(items * s / sharing_, std::memory_order_relaxed);
     shares_[s].end = items * (s + 1) / sharing_;

@@ -16,16 +16,18 @@ class ThreadPool {
   // The process's pool, with its workers started at the first use; a forked child gets one of its own.
   static ThreadPool& instance();
 
-  // Calls work(item) for every item in [0, items), on up to `threads` threads, and answers when all are done.
-  // A caller that finds the pool busy with another caller's loop does its own alone.
+  // Calls work(begin, end) for ranges that make up [0, items), on up to `threads` threads, and answers when all are
+  // done. A range ends at the next multiple of `grain`. A caller that finds the pool busy with another caller's loop
+  // does its own alone.
   template <class Work>
-  void run(int threads, int64_t items, const Work& work) {
+  void run(int threads, int64_t items, int64_t grain, const Work& work) {
     if (threads <= 1 || items <= 1 || !busy_.try_lock()) {
-      for (int64_t item = 0; item < items; ++item) work(item);
+      work(int64_t(0), items);
       return;
     }
     std::lock_guard<std::mutex> mine(busy_, std::adopt_lock);
-    share(threads, items, [](const void* w, int64_t item) { (*static_cast<const Work*>(w))(item); }, &work);
+    const Call call = [](const void* w, int64_t begin, int64_t end) { (*static_cast<const Work*>(w))(begin, end); };
+    share(threads, items, grain, call, &work);
   }
 
   ThreadPool(const ThreadPool&) = delete;
@@ -33,10 +35,10 @@ class ThreadPool {
 
  private:
   static constexpr int kMostThreads = 64;
-  using Call = void (*)(const void*, int64_t);
+  using Call = void (*)(const void*, int64_t, int64_t);
 
   ThreadPool() = default;
-  void share(int threads, int64_t items, Call call, const void* work);
+  void share(int threads, int64_t items, int64_t grain, Call call, const void* work);
   void start(int workers);
   void serve(int number, uint32_t seen);
   void take(int number);
@@ -46,6 +48,7 @@ class ThreadPool {
   // What the current loop is; written before `loop_` moves on, read after.
   Call call_ = nullptr;
   const void* work_ = nullptr;
+  int64_t grain_ = 1;
   alignas(64) std::atomic<uint32_t> loop_{0};     // number of the current loop
   // Each thread begins with a share of its own, the same in every loop, so that it finds in its cache what it wrote
   // in the loop before; when its share is done it helps with the others'.

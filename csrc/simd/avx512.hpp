@@ -43,8 +43,7 @@ inline Vec permute(Vec v, const int* index, Vec fill) {
 }
 
 inline Vec abs(Vec a) { return _mm512_abs_ps(a); }
-// With a mask: GCC 12 warns about its own header otherwise.
-inline Vec sqrt(Vec a) { return _mm512_maskz_sqrt_ps(0xffff, a); }
+inline Vec sqrt(Vec a) { return _mm512_sqrt_ps(a); }
 // The size of `size` with the sign of `sign`; `size` is not negative.
 inline Vec with_sign(Vec size, Vec sign) { return _mm512_or_ps(size, _mm512_and_ps(sign, _mm512_set1_ps(-0.0f))); }
 // To the nearest whole number, half way to the even one.

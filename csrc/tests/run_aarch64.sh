@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Builds the kernels for aarch64 and runs their test, on another machine under an emulator.
+# Builds the kernels for aarch64 and runs their tests, on another machine under an emulator.
 # Debian: apt-get install qemu-user g++-aarch64-linux-gnu
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -8,16 +8,10 @@ compiler=${CXX:-aarch64-linux-gnu-g++}
 emulator=${EMULATOR-qemu-aarch64}
 build=$(mktemp -d)
 trap 'rm -rf "$build"' EXIT
+flags=(-std=c++20 -O3 -ffp-contract=off -Wall -Wextra -Werror)
 
-flags=(-std=c++20 -O3 -ffp-contract=off -Wall -Wextra -Werror -I.)
-objects=()
-for isa in neon plain; do
-  for kernel in kernels/*/*.cpp; do
-    object="$build/$isa-$(basename "$kernel" .cpp).o"
-    "$compiler" "${flags[@]}" -fno-exceptions -fno-rtti "-DBUDWOOD_ISA=$isa" "-DBUDWOOD_SIMD=\"simd/$isa.hpp\"" \
-      -c "$kernel" -o "$object"
-    objects+=("$object")
-  done
-done
-"$compiler" "${flags[@]}" -static tests/spmm_test.cpp runtime/instruction_sets.cpp "${objects[@]}" -o "$build/test"
-$emulator "$build/test"
+source tests/compile.sh
+compile_kernels neon plain
+compile_runtime
+compiled
+for test in spmm_test kernels_test; do run_test "$test" -static; done

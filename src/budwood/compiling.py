@@ -5,8 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -200,7 +199,6 @@ def _program(
 
 
 def _example(size: int) -> Tensor:
-    """Two images, as a batch of one would be taken for the only one possible."""
     import torch
 
     return torch.zeros(2, 3, size, size)
@@ -209,17 +207,4 @@ def _example(size: int) -> Tensor:
 def _graph(module: nn.Module, example: Tensor) -> Graph:
     from .engine.from_export import graph_from_module
 
-    with _evaluating(module):
-        return graph_from_module(module, example)
-
-
-@contextmanager
-def _evaluating(module: nn.Module) -> Iterator[None]:
-    """Evaluation mode, and every part's own mode again afterwards."""
-    modes = [(part, part.training) for part in module.modules()]
-    module.eval()
-    try:
-        yield
-    finally:
-        for part, training in modes:
-            part.training = training
+    return graph_from_module(module, example)

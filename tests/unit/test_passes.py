@@ -122,6 +122,21 @@ def test_optimize_on_larger_graphs(seed: int) -> None:
     assert optimize(after) is after
 
 
+@pytest.mark.parametrize("seed", range(50))
+def test_in_float64_only_its_own_rounding_is_left(seed: int) -> None:
+    def exact(node: Node) -> Node:
+        arrays: dict[str, Any] = {
+            key: value.astype(np.float64) for key, value in vars(node).items() if isinstance(value, np.ndarray)
+        }
+        return replace(node, **arrays)
+
+    before = random_graph(seed)
+    before = before.with_nodes(exact(node) for node in before)
+    after, x = optimize(before), feed(before)
+    for got, want in zip(interpret(after, x), interpret(before, x), strict=True):
+        torch.testing.assert_close(got, want, rtol=1e-9, atol=1e-9)
+
+
 @settings(deadline=None)
 @given(before=graphs())
 def test_weights_are_not_gained(before: Graph) -> None:

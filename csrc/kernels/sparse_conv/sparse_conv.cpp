@@ -7,12 +7,14 @@ namespace {
 
 // The sums of one row live in T registers; each entry costs one broadcast and T fused multiply-adds whose second
 // factor comes straight from the first-level cache, where the block's inputs stay while all rows pass by.
-template <int T, bool First, bool Last>
+enum class End { store, relu, clamp };  // what is done to a sum before it is stored
+
+template <int T, bool First, End end>
 void rows(const SparseConv& s) {
   const char* panel = reinterpret_cast<const char*>(s.panel);
   const Entry* entry = s.entries;
   const Vec low = broadcast(s.low), high = broadcast(s.high);
-  for (const SparseRow *row = s.rows, *end = row + s.count; row != end; ++row) {
+  for (const SparseRow *row = s.rows, *last = row + s.count; row != last; ++row) {
     float* out = s.out + row->channel * s.out_channel;
     Vec sum[T];
     if constexpr (First) {
@@ -30,16 +32,25 @@ void rows(const SparseConv& s) {
       const float* from = reinterpret_cast<const float*>(panel + entry->offset);
       for (int t = 0; t < T; ++t) sum[t] = fma(weight, load(from + t * kLanes), sum[t]);
     }
-    if constexpr (Last)
-      for (int t = 0; t < T; ++t) sum[t] = min(high, max(low, sum[t]));
+    if constexpr (end != End::store)
+      for (int t = 0; t < T; ++t) sum[t] = max(low, sum[t]);
+    if constexpr (end == End::clamp)
+      for (int t = 0; t < T; ++t) sum[t] = min(high, sum[t]);
     for (int t = 0; t < T; ++t) store(out + t * kLanes, sum[t]);
   }
 }
 
+template <int T, bool First>
+void finish(const SparseConv& s) {
+  constexpr float kInfinity = __builtin_inff();
+  if (!s.last || (s.low == -kInfinity && s.high == kInfinity)) rows<T, First, End::store>(s);
+  else if (s.high == kInfinity) rows<T, First, End::relu>(s);
+  else rows<T, First, End::clamp>(s);
+}
+
 template <int T>
 void tile(const SparseConv& s) {
-  if (s.first) s.last ? rows<T, true, true>(s) : rows<T, true, false>(s);
-  else s.last ? rows<T, false, true>(s) : rows<T, false, false>(s);
+  s.first ? finish<T, true>(s) : finish<T, false>(s);
 }
 
 }  // namespace

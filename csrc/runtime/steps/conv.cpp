@@ -20,6 +20,9 @@ bool clamp_of(const Activation& f, float& low, float& high) {
   }
 }
 
+// A tile's output channels are cut into so many parts at most, of so many channels at least, for the threads to share.
+constexpr int64_t kParts = 8, kPart = 8;
+
 // [0, count) in `parts` parts of nearly the same size.
 std::vector<int64_t> split(int64_t count, int64_t parts) {
   std::vector<int64_t> first;
@@ -51,25 +54,28 @@ ConvStep::ConvStep(ConvShape shape, int64_t arena_floats, int widest) : shape_(s
                 s.residual.width >= s.out.width && s.residual.lanes == s.out.lanes,
             "the residual is smaller than the output");
   }
-  require(s.chunks >= 1 && s.chunks <= s.out.channels, "chunks must be between 1 and the output channels");
-  chunk_ = split(s.out.channels, s.chunks);
-  const int64_t parts = (s.out.width + widest - 1) / widest;
-  const auto cut = split(s.out.width, parts);
-  for (int64_t p = 0; p < parts; ++p) tiles_.push_back({cut[p], static_cast<int>(cut[p + 1] - cut[p])});
+  part_ = split(s.out.channels, std::clamp<int64_t>(s.out.channels / kPart, 1, kParts));
+  const int64_t count = (s.out.width + widest - 1) / widest;
+  const auto cut = split(s.out.width, count);
+  for (int64_t p = 0; p < count; ++p) tiles_.push_back({cut[p], static_cast<int>(cut[p + 1] - cut[p])});
   clamps_ = clamp_of(s.activation, low_, high_);
 }
 
-void ConvStep::run(const Run& run, int64_t group, int64_t item) const {
-  const int64_t number = item % chunks(), tile = item / chunks() % static_cast<int64_t>(tiles_.size());
-  const int64_t y = item / chunks() / static_cast<int64_t>(tiles_.size()), x = tiles_[tile].x;
+void ConvStep::run_range(const Run& run, int64_t group, int64_t begin, int64_t end) const {
+  const auto tiles = static_cast<int64_t>(tiles_.size());
   const Map& out = shape_.out;
-  const Place place{shape_.operand.at(run.arena, group, y, 0, x), out.at(run.arena, group, y, 0, x),
-                    shape_.residual.groups > 0 ? shape_.residual.at(run.arena, group, y, 0, x) : nullptr,
-                    tiles_[tile].width, low_, high_};
-  chunk(*run.kernels, place, number);
-  if (!clamps_)
-    run.kernels->activate({place.out + chunk_[number] * out.channel, out.channel, chunk_[number + 1] - chunk_[number],
-                           place.tile * out.lanes, shape_.activation});
+  while (begin < end) {
+    const int64_t tile = begin / parts(), first = begin % parts(), last = std::min(parts(), first + end - begin);
+    const int64_t y = tile / tiles, x = tiles_[tile % tiles].x;
+    const Place place{shape_.operand.at(run.arena, group, y, 0, x), out.at(run.arena, group, y, 0, x),
+                      shape_.residual.groups > 0 ? shape_.residual.at(run.arena, group, y, 0, x) : nullptr,
+                      tiles_[tile % tiles].width, low_, high_};
+    compute(*run.kernels, place, first, last);
+    if (!clamps_)
+      run.kernels->activate({place.out + part_[first] * out.channel, out.channel, part_[last] - part_[first],
+                             place.tile * out.lanes, shape_.activation});
+    begin += last - first;
+  }
 }
 
 SparseConvStep::SparseConvStep(ConvShape shape, int64_t arena_floats, std::span<const float> values,
@@ -85,32 +91,30 @@ SparseConvStep::SparseConvStep(ConvShape shape, int64_t arena_floats, std::span<
   lowest_ = *std::min_element(offsets.begin(), offsets.end());
   entries_.reserve(values.size());
   std::vector<int64_t> next(start.begin(), start.end() - 1);
-  for (int64_t c = 0; c < chunks(); ++c) {
-    std::copy(start.begin() + chunk_[c], start.begin() + chunk_[c + 1], next.begin() + chunk_[c]);
-    for (size_t b = 0; b + 1 < shape_.blocks.size(); ++b) {
-      const bool edge = b == 0 || b + 2 == shape_.blocks.size();
-      Block block{static_cast<int64_t>(rows_.size()), 0, static_cast<int64_t>(entries_.size())};
-      for (int64_t m = chunk_[c]; m < chunk_[c + 1]; ++m) {
+  for (size_t b = 0; b + 1 < shape_.blocks.size(); ++b) {
+    const bool edge = b == 0 || b + 2 == shape_.blocks.size();
+    for (int64_t p = 0; p < parts(); ++p) {
+      begin_.push_back({static_cast<int64_t>(rows_.size()), static_cast<int64_t>(entries_.size())});
+      for (int64_t m = part_[p]; m < part_[p + 1]; ++m) {
         int64_t& e = next[m];
-        const int64_t begin = e;
+        const int64_t first = e;
         for (; e < start[m + 1] && columns[e] < shape_.blocks[b + 1]; ++e)
           entries_.push_back({static_cast<uint32_t>((offsets[columns[e]] - lowest_) * sizeof(float)), values[e]});
-        if (e > begin || edge) rows_.push_back({static_cast<int32_t>(m), static_cast<int32_t>(e - begin)});
+        if (e > first || edge) rows_.push_back({static_cast<int32_t>(m), static_cast<int32_t>(e - first)});
       }
-      block.rows = static_cast<int64_t>(rows_.size()) - block.row;
-      blocks_.push_back(block);
     }
   }
+  begin_.push_back({static_cast<int64_t>(rows_.size()), static_cast<int64_t>(entries_.size())});
   require(entries_.size() == values.size(), "the columns of a row must rise");
 }
 
-void SparseConvStep::chunk(const Kernels& kernels, const Place& p, int64_t number) const {
+void SparseConvStep::compute(const Kernels& kernels, const Place& p, int64_t begin, int64_t end) const {
   const auto count = static_cast<int64_t>(shape_.blocks.size()) - 1;
   for (int64_t b = 0; b < count; ++b) {
-    const Block& block = blocks_[number * count + b];
+    const Begin first = begin_[b * parts() + begin], last = begin_[b * parts() + end];
     kernels.sparse_conv({p.panel + lowest_, p.out, p.residual, shape_.out.channel, shape_.residual.channel,
-                         rows_.data() + block.row, block.rows, entries_.data() + block.entry, shape_.bias.data(), p.low,
-                         p.high, p.tile, b == 0, b + 1 == count});
+                         rows_.data() + first.row, last.row - first.row, entries_.data() + first.entry,
+                         shape_.bias.data(), p.low, p.high, p.tile, b == 0, b + 1 == count});
   }
 }
 
@@ -132,10 +136,10 @@ DenseConvStep::DenseConvStep(ConvShape shape, int64_t arena_floats, std::span<co
         for (int64_t r = 0; r < kDenseRows; ++r)
           weights_.push_back(c + r < channels ? weights[(channel + c + r) * per_group + k - zero] : 0);
   };
-  for (int64_t c = 0; c < chunks(); ++c) {
+  for (int64_t p = 0; p < parts(); ++p) {
     block_of_.push_back(static_cast<int64_t>(blocks_.size()));
-    for (int64_t m = chunk_[c]; m < chunk_[c + 1];) {
-      const int64_t g = m / rows_per_group, end = std::min(chunk_[c + 1], (g + 1) * rows_per_group);
+    for (int64_t m = part_[p]; m < part_[p + 1];) {
+      const int64_t g = m / rows_per_group, end = std::min(part_[p + 1], (g + 1) * rows_per_group);
       for (size_t b = 0; b + 1 < shape_.blocks.size(); ++b) {
         const int64_t first = std::max(shape_.blocks[b], g * per_group);
         const int64_t last = std::min(shape_.blocks[b + 1], (g + 1) * per_group);
@@ -147,8 +151,8 @@ DenseConvStep::DenseConvStep(ConvShape shape, int64_t arena_floats, std::span<co
   block_of_.push_back(static_cast<int64_t>(blocks_.size()));
 }
 
-void DenseConvStep::chunk(const Kernels& kernels, const Place& p, int64_t number) const {
-  for (int64_t b = block_of_[number]; b < block_of_[number + 1]; ++b) {
+void DenseConvStep::compute(const Kernels& kernels, const Place& p, int64_t begin, int64_t end) const {
+  for (int64_t b = block_of_[begin]; b < block_of_[end]; ++b) {
     const Block& block = blocks_[b];
     kernels.dense_conv({p.panel + lowest_, p.out + block.channel * shape_.out.channel,
                         p.residual ? p.residual + block.channel * shape_.residual.channel : nullptr, shape_.out.channel,

@@ -15,15 +15,18 @@ struct ConvShape {
   Map operand, out, residual;  // residual.groups == 0: none
   std::vector<int64_t> offsets;
   std::vector<int64_t> blocks;  // the k at which a block begins, then K: what stays in the first-level cache together
-  int64_t chunks;               // parts that the output channels are cut into, for the threads to share
   Activation activation;
   std::vector<float> bias;
 };
 
 class ConvStep : public Step {
  public:
-  int64_t items() const override { return shape_.out.height * static_cast<int64_t>(tiles_.size()) * chunks(); }
-  void run(const Run& run, int64_t group, int64_t item) const override;
+  // An item is a part of the output channels of a tile. A thread takes whole tiles as long as it can, so that the
+  // inputs of a block are brought to its cache once for all channels.
+  int64_t items() const override { return shape_.out.height * static_cast<int64_t>(tiles_.size()) * parts(); }
+  int64_t grain() const override { return parts(); }
+  void run(const Run& run, int64_t group, int64_t item) const override { run_range(run, group, item, item + 1); }
+  void run_range(const Run& run, int64_t group, int64_t begin, int64_t end) const override;
 
  protected:
   ConvStep(ConvShape shape, int64_t arena_floats, int widest);
@@ -39,11 +42,12 @@ class ConvStep : public Step {
     int tile;
     float low, high;
   };
-  virtual void chunk(const Kernels& kernels, const Place& place, int64_t number) const = 0;
-  int64_t chunks() const { return static_cast<int64_t>(chunk_.size()) - 1; }
+  // The output channels of parts [begin, end).
+  virtual void compute(const Kernels& kernels, const Place& place, int64_t begin, int64_t end) const = 0;
+  int64_t parts() const { return static_cast<int64_t>(part_.size()) - 1; }
 
   ConvShape shape_;
-  std::vector<int64_t> chunk_;  // first output channel of each chunk, then their number
+  std::vector<int64_t> part_;   // first output channel of each part, then their number
   std::vector<Tile> tiles_;     // of a row
   float low_, high_;
   bool clamps_;  // the activation is done by the convolution itself
@@ -56,13 +60,13 @@ class SparseConvStep : public ConvStep {
                  std::span<const int32_t> columns, std::span<const int64_t> start);
 
  private:
-  struct Block {
-    int64_t row, rows, entry;
+  struct Begin {
+    int64_t row, entry;
   };
-  void chunk(const Kernels& kernels, const Place& place, int64_t number) const override;
+  void compute(const Kernels& kernels, const Place& place, int64_t begin, int64_t end) const override;
 
   int64_t lowest_ = 0;  // floats from the pixel's place to the operand that offset 0 names
-  std::vector<Block> blocks_;  // chunk by chunk
+  std::vector<Begin> begin_;  // where each part of each block begins, block by block, then where all end
   std::vector<SparseRow> rows_;
   std::vector<Entry> entries_;
 };
@@ -77,10 +81,10 @@ class DenseConvStep : public ConvStep {
     int64_t channel, channels, depth, offset, weight;
     bool first, last;
   };
-  void chunk(const Kernels& kernels, const Place& place, int64_t number) const override;
+  void compute(const Kernels& kernels, const Place& place, int64_t begin, int64_t end) const override;
 
   int64_t lowest_ = 0;
-  std::vector<int64_t> block_of_;  // first block of each chunk, then their number
+  std::vector<int64_t> block_of_;  // first block of each part, then their number
   std::vector<Block> blocks_;
   std::vector<uint32_t> offsets_;
   std::vector<float> weights_;

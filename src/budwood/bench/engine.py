@@ -1,6 +1,5 @@
 """Budwood's own engine, which skips the zeros."""
 
-import copy
 from typing import Any
 
 import numpy as np
@@ -39,5 +38,5 @@ def engine_program(model: nn.Module, example: Tensor, threads: int) -> Program:
     """The network compiled for images of the example's size; the network itself is left as it is."""
     from ..engine.from_export import graph_from_module
 
-    graph = graph_from_module(copy.deepcopy(model).eval(), example)
+    graph = graph_from_module(model, example)
     return Program(optimize(graph), name=type(model).__name__, threads=threads)

@@ -52,8 +52,10 @@ def graph_from_module(model: nn.Module, example: Tensor, *, dtype: DTypeLike = n
     return graph_from_exported(program, dtype=dtype)
 
 
-def graph_from_exported(program: ExportedProgram, *, dtype: DTypeLike = np.float32) -> g.Graph:
-    """The graph of a program exported in evaluation; its output is the program's first tensor.
+def graph_from_exported(
+    program: ExportedProgram, *, dtype: DTypeLike = np.float32, every_output: bool = False
+) -> g.Graph:
+    """The graph of a program exported in evaluation; its output is the program's first tensor, or are all of them.
 
     The batch may be of any fixed size or dynamic, the other sizes must be fixed. Raises UserError as above.
     """
@@ -61,7 +63,12 @@ def graph_from_exported(program: ExportedProgram, *, dtype: DTypeLike = np.float
         functional = program.run_decompositions({})  # nothing is taken apart, but no operator works in place any more
     except Exception as error:
         raise UserError(f"the exported program cannot be read: {_first_line(error)}") from error
-    return _Walk(functional, dtype).graph()
+    return _Walk(functional, dtype).graph(every_output)
+
+
+def is_supported(operator: Any) -> bool:
+    """Whether an operator is known here; some uses of it may not be supported all the same."""
+    return operator in _PYTHON or _operator(operator) in HANDLERS
 
 
 def _first_line(error: Exception) -> str:
@@ -124,26 +131,27 @@ class _Walk:
             raise UserError(f"the inputs must be tensors of one batch; their first sizes are {sorted(batches)}")
         return batches.pop()
 
-    def graph(self) -> g.Graph:
-        output = self._output()
-        for node in self._alive(output):
+    def graph(self, every_output: bool) -> g.Graph:
+        outputs = self._outputs() if every_output else self._outputs()[:1]
+        for node in self._alive(outputs):
             if node not in self.values:
                 self.values[node] = self._value(node)
         if self.problems:
             named = "; ".join(str(p) for p in list(self.problems.values())[:MOST_NAMED])
             raise UserError(f"{len(self.problems)} operators of the network are not supported: {named}")
-        return self._finish(output)
+        return self._finish(outputs)
 
-    def _output(self) -> torch.fx.Node:
+    def _outputs(self) -> list[torch.fx.Node]:
         (last,) = (node for node in self.program.graph.nodes if node.op == "output")
-        for spec, arg in zip(self.program.graph_signature.output_specs, last.args[0], strict=True):
-            if spec.kind is OutputKind.USER_OUTPUT and isinstance(arg, torch.fx.Node):
-                return arg
-        raise UserError("the network returns no tensor")
+        specs = zip(self.program.graph_signature.output_specs, last.args[0], strict=True)
+        found = [arg for spec, arg in specs if spec.kind is OutputKind.USER_OUTPUT and isinstance(arg, torch.fx.Node)]
+        if not found:
+            raise UserError("the network returns no tensor")
+        return found
 
-    def _alive(self, output: torch.fx.Node) -> list[torch.fx.Node]:
-        """The nodes that the output depends on, in order."""
-        needed = {output}
+    def _alive(self, outputs: list[torch.fx.Node]) -> list[torch.fx.Node]:
+        """The nodes that the outputs depend on, in order."""
+        needed = set(outputs)
         for node in reversed(self.program.graph.nodes):
             if node in needed:
                 needed.update(node.all_input_nodes)
@@ -190,20 +198,23 @@ class _Walk:
         self.problems.setdefault((name, reason), Problem(name, reason, _place(node)))
         return MISSING
 
-    def _finish(self, output: torch.fx.Node) -> g.Graph:
-        view, builder = self.values[output], self.builder
-        if not isinstance(view, View):
-            raise UserError("the first output of the network does not depend on its input")
+    def _finish(self, outputs: list[torch.fx.Node]) -> g.Graph:
+        builder = self.builder
         builder.at("output", "")
-        try:
-            name = builder.vector(view) if view.is_vector else builder.image(view)
-        except ValueError as error:
-            raise UserError(f"the output of the network: {error}") from None
-        needed = {name}
+        names = []
+        for number, output in enumerate(outputs):
+            view = self.values[output]
+            if not isinstance(view, View):
+                raise UserError(f"output {number} of the network does not depend on its input")
+            try:
+                names.append(builder.vector(view) if view.is_vector else builder.image(view))
+            except ValueError as error:
+                raise UserError(f"output {number} of the network: {error}") from None
+        needed = set(names)
         for made in reversed(builder.nodes.values()):
             if made.name in needed:
                 needed.update(made.inputs)
-        return g.Graph(self.inputs, tuple(n for n in builder.nodes.values() if n.name in needed), (name,))
+        return g.Graph(self.inputs, tuple(n for n in builder.nodes.values() if n.name in needed), tuple(names))
 
 
 _PYTHON = {operator.getitem}

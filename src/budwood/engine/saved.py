@@ -96,6 +96,19 @@ def seal(content: Mapping[str, Any], tensors: Tensors) -> bytes:
     return to_bytes(tensors, metadata={KEY: f"{digest(text, tensors)} {text}"})
 
 
+def fingerprint(graph: g.Graph) -> str:
+    """sha256 (hex): equal for graphs that are equal in every name, setting and number."""
+    arrays = hashlib.sha256()
+
+    def put(array: g.Array, hint: str) -> list[int]:
+        arrays.update(np.ascontiguousarray(array).data)
+        return list(array.shape)
+
+    nodes = [node_to_json(node, put) for node in graph]
+    text = canonical_json([[[name, list(shape)] for name, shape in graph.inputs.items()], nodes, list(graph.outputs)])
+    return hashlib.sha256(text.encode() + arrays.digest()).hexdigest()
+
+
 def digest(text: str, tensors: Tensors) -> str:
     """sha256 (hex) over the JSON and every tensor's name, type, shape and bytes."""
     sha = hashlib.sha256(text.encode())

@@ -18,7 +18,6 @@ DENSE_FROM = 0.5
 # Vectors that a block of inputs may take: in the first-level cache (48 KB, 768 lines, shared with the sums that pass
 # by) where a block has many non-zeros for each sum, more where it has few.
 _LINES = ((0.07, 560), (0.03, 900), (0.0, 1400))
-_ITEMS = 8  # independent parts that a step should have, for the threads to share evenly
 
 
 def blocks(channels: int, taps_per_channel: int, lines_per_channel: int, budget: int) -> NDArray[np.int64]:
@@ -26,14 +25,6 @@ def blocks(channels: int, taps_per_channel: int, lines_per_channel: int, budget:
     most = max(budget // lines_per_channel, 1)
     count = -(-channels // most)
     return np.array([channels * b // count for b in range(count + 1)], np.int64) * taps_per_channel
-
-
-def chunks(view: View) -> int:
-    """Parts to cut the output channels into, so that a step has enough to share."""
-    layout = view.buffer.layout
-    assert layout is not None
-    items = layout.height * tiles(layout.width)
-    return max(1, min(-(-_ITEMS // items), view.channels // 16))
 
 
 def lower_conv(context: Context, node: Conv) -> None:
@@ -68,7 +59,7 @@ def _common(node: Conv, source: Operand, out: View, residual: View | None, densi
     place = None if residual is None else residual.numbers()
     offsets = np.ascontiguousarray(source.offsets().ravel())
     function = activation_arguments(node.activation)
-    return source.view.numbers(), out.numbers(), place, offsets, cut, chunks(out), *function, bias
+    return source.view.numbers(), out.numbers(), place, offsets, cut, *function, bias
 
 
 def _sparse(

@@ -30,7 +30,7 @@ and takes away nodes, channels or weights where it did, so this ends."""
 
 
 def optimize(graph: Graph) -> Graph:
-    """The same function of the inputs, up to float32 rounding of the weights, ready for the planner.
+    """The same function of the inputs, up to one rounding of each weight, ready for the planner.
 
     The names of the outputs may change, not their order. Where a channel's weights are all zero, infinity and NaN in
     what it would have read no longer reach it.

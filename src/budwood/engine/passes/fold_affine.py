@@ -31,7 +31,7 @@ def _merged(first: Affine, second: Affine) -> Affine | None:
     scale = scaled(first.scale, second.scale)
     if scale is None or not np.isfinite(first.scale).all():
         return None
-    offset = rounded(first.offset.astype(np.float64) * second.scale + second.offset)
+    offset = rounded(first.offset.astype(np.float64) * second.scale + second.offset, first.offset)
     return replace(first, name=second.name, scale=scale, offset=offset, activation=second.activation)
 
 
@@ -39,7 +39,7 @@ def _after(maker: Conv | Linear, node: Affine) -> Node | None:
     weight = scaled(maker.weight, node.scale.reshape(-1, *[1] * (maker.weight.ndim - 1)))
     if weight is None:
         return None
-    bias = node.offset if maker.bias is None else rounded(bias_of(maker) * node.scale + node.offset)
+    bias = node.offset if maker.bias is None else rounded(bias_of(maker) * node.scale + node.offset, weight)
     kept = bias if maker.bias is not None or bias.any() else None
     return replace(maker, name=node.name, weight=weight, bias=kept, activation=node.activation)
 
@@ -72,5 +72,5 @@ def _before(affine: Affine, node: Conv | Linear) -> Node | None:
     if affine.offset.any():
         groups, (rows, columns) = groups_of(node), node.weight.shape[:2]
         sums = node.weight.reshape(rows, columns, -1).sum(2, dtype=np.float64).reshape(groups, rows // groups, columns)
-        bias = rounded(bias_of(node) + (sums @ affine.offset.reshape(groups, columns, 1)).reshape(rows))
+        bias = rounded(bias_of(node) + (sums @ affine.offset.reshape(groups, columns, 1)).reshape(rows), weight)
     return replace(node, inputs=(affine.inputs[0], *node.inputs[1:]), weight=weight, bias=bias)

@@ -9,7 +9,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from ..graph import Activate, Add, Affine, Conv, Graph, Linear, Mul, Node
+from ..graph import Activate, Add, Affine, Array, Conv, Graph, Linear, Mul, Node
 from .constants import Numbers, constants, contribution, usable
 from .rewrite import Rewriter, bias_of, groups_of, per_weight, rewrite, rounded, taps
 
@@ -20,6 +20,8 @@ def fold_constants(graph: Graph) -> Graph:
     if all(np.isnan(values).all() for values in known.values()):
         return graph
 
+    like = next((node.weight for node in graph if isinstance(node, Conv | Linear)), np.ones(1, np.float32))
+
     def fold(_: Rewriter, node: Node) -> Node | None:
         match node:
             case Conv() | Linear() if isinstance(node, Conv) and len(node.inputs) > 1 and not node.weight.any():
@@ -27,7 +29,7 @@ def fold_constants(graph: Graph) -> Graph:
             case Conv() | Linear():
                 return _into_bias(node, known[node.inputs[0]])
             case Add() | Mul():
-                return _into_affine(node, graph, known)
+                return _into_affine(node, graph, known, like)
         return None
 
     return rewrite(graph, fold)
@@ -42,12 +44,12 @@ def _into_bias(node: Conv | Linear, known: Numbers) -> Node | None:
     if not (taps(node.weight) & columns.reshape(-1, node.weight.shape[1])).any():
         return None
     added = contribution(node, known)
-    bias = rounded(bias_of(node) + added) if added.any() else node.bias
     weight = node.weight.copy()
     if groups_of(node) == 1:
         weight[:, channels] = 0
     else:
         np.copyto(weight, 0, where=columns)
+    bias = rounded(bias_of(node) + added, weight) if added.any() else node.bias
     return replace(node, weight=weight, bias=bias)
 
 
@@ -60,10 +62,10 @@ def _without_weights(node: Conv) -> Node:
     return Affine(node.name, residual, ones, node.bias, node.activation, source=node.source)
 
 
-def _into_affine(node: Add | Mul, graph: Graph, known: dict[str, Numbers]) -> Node | None:
+def _into_affine(node: Add | Mul, graph: Graph, known: dict[str, Numbers], like: Array) -> Node | None:
     """One side constant in every channel, the other of the shape of the result."""
     for moving, fixed in (node.inputs, node.inputs[::-1]):
-        values = rounded(known[fixed])
+        values = rounded(known[fixed], like)
         if graph.shapes[moving] == graph.shapes[node.name] and np.isfinite(values).all():
             values = np.broadcast_to(values, graph.shapes[moving][:1]).copy()
             same = np.zeros_like(values) if isinstance(node, Mul) else np.ones_like(values)

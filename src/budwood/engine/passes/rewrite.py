@@ -112,10 +112,10 @@ def scaled(weight: Array, factor: Array) -> Array | None:
     return made
 
 
-def rounded(values: NDArray[np.float64]) -> Array:
-    """To float32; beyond its range infinite."""
+def rounded(values: NDArray[np.float64], like: Array) -> Array:
+    """To the type of `like`, float32 but in tests; beyond its range infinite."""
     with np.errstate(over="ignore"):
-        return values.astype(np.float32)
+        return values.astype(like.dtype)
 
 
 def bias_of(node: Conv | Linear) -> NDArray[np.float64]:

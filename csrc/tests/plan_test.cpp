@@ -1,0 +1,266 @@
+// Plans: the same bits from any number of threads, from several callers at a time and from a forked child; and steps
+// made from random numbers either refuse them or stay inside their memory (which only a sanitizer can tell: see
+// run_sanitized.sh). Whether the numbers are right is the matter of kernels_test and of the Python tests.
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <atomic>
+#include <cstring>
+#include <memory>
+#include <thread>
+
+#include "runtime/instruction_sets.hpp"
+#include "runtime/plan.hpp"
+#include "runtime/steps/average.hpp"
+#include "runtime/steps/checks.hpp"
+#include "runtime/steps/conv.hpp"
+#include "runtime/steps/elementwise.hpp"
+#include "runtime/steps/linear.hpp"
+#include "runtime/steps/norm.hpp"
+#include "runtime/steps/repack.hpp"
+#include "runtime/steps/window.hpp"
+#include "testing.hpp"
+
+namespace budwood::testing {
+namespace {
+
+constexpr int64_t kChannels = 6, kWide = 12, kHeight = 5, kWidth = 3, kImages = 2, kGroups = 3;
+
+// Hands out places in the arena one after the other.
+class Arena {
+ public:
+  explicit Arena(int64_t lanes) : lanes_(lanes) {}
+  Map feature(int64_t channels, int64_t halo) {
+    const int64_t channel = (kWidth + 2 * halo) * lanes_, row = channels * channel;
+    const Map m{used_ + halo * (row + lanes_), row * (kHeight + 2 * halo), row, channel, 1, kHeight, channels, kWidth, lanes_, halo, halo};
+    used_ += m.group;
+    return m;
+  }
+  Map vector(int64_t channels, int64_t images) {
+    const Map m{used_, channels, 0, 1, images, 1, channels, 1, 1, 0, 0};
+    used_ += channels * images;
+    return m;
+  }
+  int64_t floats() const { return used_; }
+
+ private:
+  int64_t lanes_, used_ = 0;
+};
+
+std::vector<int64_t> window(const Map& m) {
+  std::vector<int64_t> taps;
+  for (int64_t dy = -1; dy <= 1; ++dy)
+    for (int64_t dx = -1; dx <= 1; ++dx) taps.push_back(dy * m.row + dx * m.lanes);
+  return taps;
+}
+
+std::vector<Move> whole_rows(const Map& m) {
+  std::vector<Move> moves;
+  for (int64_t y = 0; y < m.height; ++y)
+    for (int64_t x = 0; x < m.width; ++x) moves.push_back({Move::copy, 0, y * m.row + x * m.lanes, (y * m.width + x) * m.lanes});
+  return moves;
+}
+
+// A small network with squeeze-excite: a step of nearly every kind.
+struct Network {
+  explicit Network(const Kernels& k) : lanes(k.lanes), plane(kHeight * kWidth * lanes) {
+    Arena arena(lanes);
+    Random random(3);
+    const Map a = arena.feature(kChannels, 1), b = arena.feature(kChannels, 0), pooled = arena.feature(kChannels, 0),
+              c = arena.feature(kWide, 0), mean = arena.vector(kWide, kImages), gate = arena.vector(kWide, kImages),
+              flat = arena.vector(kWide * kHeight * kWidth * lanes / kImages, kImages);
+    const int64_t n = arena.floats();
+    plan = std::make_unique<Plan>(k, n);
+    plan->segment(kGroups);
+    plan->add(std::make_unique<RepackStep>(Outside{0, plane * kChannels / kImages, plane}, kImages, a, whole_rows(a),
+                                           std::vector<int64_t>{0, kWidth, kWidth * kHeight}, std::vector<int32_t>{}, 0.0f, plane, n, lanes));
+    plan->add(std::make_unique<DepthwiseStep>(a, b, Map{}, window(a), random.floats(kChannels * 9), random.floats(kChannels), 1,
+                                              Activation{Activation::hardswish}, n, lanes));
+    plan->add(std::make_unique<PoolStep>(true, a, pooled, window(a), std::vector<float>{}, n, lanes));
+    plan->add(std::make_unique<ElementwiseStep>(Elementwise::add, b, Beside{Beside::map, pooled, 1, {}}, b, Activation{Activation::gelu}, n, lanes));
+    std::vector<int64_t> offsets, start{0};
+    std::vector<int32_t> columns;
+    for (int64_t i = 0; i < kChannels; ++i) offsets.push_back(i * b.channel);
+    for (int32_t m = 0; m < kWide; ++m) {
+      for (int32_t i = m % 2; i < kChannels; i += 2) columns.push_back(i);
+      start.push_back(static_cast<int64_t>(columns.size()));
+    }
+    plan->add(std::make_unique<SparseConvStep>(
+        ConvShape{b, c, Map{}, offsets, {0, 4, kChannels}, Activation{Activation::silu}, random.floats(kWide)}, n,
+        random.floats(static_cast<int64_t>(columns.size())), columns, start));
+    plan->add(std::make_unique<GlobalAverageStep>(c, mean, std::vector<float>{}, plane / kImages, kImages, n, lanes));
+    plan->add(std::make_unique<LinearStep>(LinearShape{with_images(mean, kImages), with_images(gate, kImages), random.floats(kWide), Activation{Activation::sigmoid}},
+                                           random.floats(kWide * kWide), n, lanes));
+    plan->add(std::make_unique<ElementwiseStep>(Elementwise::mul, c, Beside{Beside::gate, gate, kImages, {}}, c, Activation{}, n, lanes));
+    plan->add(std::make_unique<LayerNormStep>(c, c, random.floats(kWide), random.floats(kWide), 1e-5f, n, lanes));
+    std::vector<int64_t> at;
+    for (int64_t i = 0; i < kImages; ++i)
+      for (int64_t y = 0; y < kHeight; ++y)
+        for (int64_t x = 0; x < kWidth; ++x)
+          for (int64_t l = 0; l < lanes / kImages; ++l) at.push_back(y * c.row + x * lanes + i * (lanes / kImages) + l);
+    plan->add(std::make_unique<FlattenStep>(c, flat, kImages, at, n));
+    plan->add(std::make_unique<SoftmaxStep>(with_images(flat, kImages), with_images(flat, kImages), n));
+    out_image = flat.channels;
+    Map each = with_images(flat, kImages);
+    plan->add(std::make_unique<OutputStep>(each, Outside{0, out_image, 1}, kImages, std::vector<int64_t>{0, out_image}, n));
+    std::vector<Plan::Turn> turns;
+    for (int64_t g = 0; g < kGroups; ++g) turns.push_back({0, g});
+    plan->order(turns);
+    input = random.floats(kGroups * plane * kChannels);
+  }
+
+  std::vector<float> run(int threads) const {
+    std::vector<float> out(kGroups * kImages * out_image, kCanary);
+    const float* in = input.data();
+    float* to = out.data();
+    plan->run(&in, &to, threads);
+    return out;
+  }
+
+  int64_t lanes, plane, out_image;
+  std::unique_ptr<Plan> plan;
+  std::vector<float> input;
+};
+
+bool same(const std::vector<float>& a, const std::vector<float>& b) {
+  return a.size() == b.size() && std::memcmp(a.data(), b.data(), a.size() * sizeof(float)) == 0;
+}
+
+void test_threads(const Network& network, const std::vector<float>& expected) {
+  for (float x : expected)
+    if (x == kCanary || std::isnan(x)) return fail("the network's output is not filled");
+  for (int threads : {1, 2, 3, 1, 3, 2})
+    for (int repeat = 0; repeat < 20; ++repeat)
+      if (!same(network.run(threads), expected)) return fail("other bits from " + std::to_string(threads) + " threads");
+}
+
+void test_callers(const Network& network, const std::vector<float>& expected) {
+  std::atomic<int> wrong{0};
+  std::vector<std::thread> callers;
+  for (int c = 0; c < 4; ++c)
+    callers.emplace_back([&, c] {
+      for (int repeat = 0; repeat < 20; ++repeat) wrong += !same(network.run(1 + c % 3), expected);
+    });
+  for (auto& caller : callers) caller.join();
+  if (wrong) fail("other bits from callers side by side");
+}
+
+// A child of a process whose pool is at work. It uses a plan that nobody was running when it was made.
+void test_fork(const Kernels& k, const Network& network, const std::vector<float>& expected) {
+  std::atomic<bool> stop{false};
+  const Network other(k);
+  std::thread busy([&] {
+    while (!stop) other.run(3);
+  });
+  for (int child = 0; child < 5; ++child) {
+    const pid_t id = fork();
+    if (id == 0) _exit(same(network.run(3), expected) && same(network.run(2), expected) ? 0 : 1);
+    int status = -1;
+    waitpid(id, &status, 0);
+    if (status != 0) fail("a forked child answered " + std::to_string(status));
+  }
+  stop = true;
+  busy.join();
+  if (!same(network.run(3), expected)) fail("other bits after forks");
+}
+
+// ---- steps from random numbers
+
+constexpr int64_t kFloats = 4000;
+
+class Fuzz {
+ public:
+  Fuzz(const Kernels& kernels, unsigned seed) : k_(kernels), random_(seed) {}
+
+  int64_t number() {
+    const int64_t edges[] = {0, 1, 2, 3, 5, k_.lanes, 4 * k_.lanes, 64, 100, kFloats, int64_t(1) << 39, -1, -k_.lanes};
+    return random_.chance(0.02) ? edges[random_.below(13)] : random_.below(4) + 1;
+  }
+  // Mostly a sensible map, so that the checks behind the first are reached as well.
+  Map map(int64_t lanes) {
+    Map m{random_.below(400), random_.below(200), random_.below(8) * 32, random_.below(5) * 16, 1 + random_.below(3), sizes_[0], sizes_[1],
+          sizes_[2], lanes, random_.below(2), random_.below(2)};
+    if (random_.chance(0.3)) {
+      int64_t* field[] = {&m.offset, &m.group, &m.row, &m.channel, &m.groups, &m.height, &m.channels, &m.width, &m.lanes};
+      *field[random_.below(9)] = number();
+    }
+    return m;
+  }
+  Map vector(int64_t images) {
+    Map m{random_.below(3000), 8, 0, 1, images, 1, sizes_[1], 1, 1, 0, 0};
+    if (random_.chance(0.3)) (random_.chance(0.5) ? m.channels : m.group) = number();
+    return m;
+  }
+  std::vector<int64_t> offsets(int64_t count) {
+    std::vector<int64_t> v(count);
+    for (int64_t& x : v) x = random_.chance(0.02) ? (random_.below(2) ? INT64_MAX : -2000) : random_.below(3) * 16 - 8;
+    return v;
+  }
+  void sizes() {
+    for (int64_t& s : sizes_) s = 1 + random_.below(4);
+  }
+
+  std::unique_ptr<Step> step() {
+    sizes();
+    const int64_t L = k_.lanes, c = sizes_[1], images = random_.chance(0.5) ? 1 : 2;
+    const Activation f{static_cast<Activation::Kind>(random_.below(Activation::kinds)), 0.1f, -1, 1};
+    switch (random_.below(9)) {
+      case 0: return std::make_unique<ElementwiseStep>(random_.chance(0.5) ? Elementwise::add : Elementwise::mul, map(L),
+                                                       random_.chance(0.5) ? Beside{Beside::map, map(L), 1, {}} : Beside{Beside::gate, vector(2), images, {}},
+                                                       map(L), f, kFloats, L);
+      case 1: return std::make_unique<DepthwiseStep>(map(L), map(L), random_.chance(0.5) ? Map{} : map(L), offsets(3), random_.floats(3 * c), random_.floats(c),
+                                                     images, f, kFloats, L);
+      case 2: return std::make_unique<PoolStep>(random_.chance(0.5), map(L), map(L), offsets(3), std::vector<float>{0.5f}, kFloats, L);
+      case 3: return std::make_unique<GlobalAverageStep>(map(L), vector(2), std::vector<float>{}, 3, images, kFloats, L);
+      case 4: return std::make_unique<AdaptiveAverageStep>(map(L), map(1), std::vector<int64_t>{0, 2, 3}, offsets(3), offsets(2), kFloats);
+      case 5: return std::make_unique<LinearStep>(LinearShape{with_images(vector(2), images), with_images(vector(2), images), random_.floats(c), f},
+                                                  random_.floats(c * c), kFloats, L);
+      case 6: return std::make_unique<LayerNormStep>(map(L), map(L), random_.floats(c), random_.floats(c), 1e-5f, kFloats, L);
+      case 7: return std::make_unique<CopyStep>(map(L), map(L), offsets(c), kFloats);
+      default: return std::make_unique<FlattenStep>(map(L), vector(2), images, offsets(2), kFloats);
+    }
+  }
+
+  // The number of steps that were not refused; each is run, on memory of exactly the arena's size.
+  int run(int count) {
+    int made = 0;
+    for (int n = 0; n < count; ++n) {
+      std::unique_ptr<Step> one;
+      try {
+        one = step();
+      } catch (const PlanError&) {
+        continue;
+      }
+      ++made;
+      const std::unique_ptr<float[]> arena(new float[kFloats]());
+      const Run run{&k_, arena.get(), nullptr, nullptr};
+      for (int64_t group : {0, 1, 5})
+        for (int64_t item = 0; item < one->items(); ++item) one->run(run, group, item);
+    }
+    return made;
+  }
+
+ private:
+  const Kernels& k_;
+  Random random_;
+  int64_t sizes_[3];  // height, channels, width of the step at hand
+};
+
+}  // namespace
+}  // namespace budwood::testing
+
+int main() {
+  using namespace budwood::testing;
+  for (const auto& set : budwood::instruction_sets()) {
+    if (!set.available()) continue;
+    const Network network(set.kernels);
+    const auto expected = network.run(1);
+    test_threads(network, expected);
+    test_callers(network, expected);
+    test_fork(set.kernels, network, expected);
+    const int made = Fuzz(set.kernels, 5).run(20000);
+    std::printf("%s: %d of 20000 random steps were possible\n", set.name, made);
+  }
+  return finish("plan_test");
+}
