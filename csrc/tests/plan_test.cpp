@@ -86,9 +86,10 @@ struct Network {
       for (int32_t i = m % 2; i < kChannels; i += 2) columns.push_back(i);
       start.push_back(static_cast<int64_t>(columns.size()));
     }
-    plan->add(std::make_unique<SparseConvStep>(
-        ConvShape{b, c, Map{}, offsets, {0, 4, kChannels}, Activation{Activation::silu}, random.floats(kWide)}, n,
-        random.floats(static_cast<int64_t>(columns.size())), columns, start));
+    ConvShape shape;
+    shape.operand = b, shape.out = c, shape.residual = Map{}, shape.offsets = offsets, shape.widest = 2;
+    shape.blocks = {0, 4, kChannels}, shape.activation = Activation{Activation::silu}, shape.bias = random.floats(kWide);
+    plan->add(std::make_unique<SparseConvStep>(shape, n, random.floats(static_cast<int64_t>(columns.size())), columns, start));
     plan->add(std::make_unique<GlobalAverageStep>(c, mean, std::vector<float>{}, plane / kImages, kImages, n, lanes));
     plan->add(std::make_unique<LinearStep>(LinearShape{with_images(mean, kImages), with_images(gate, kImages), random.floats(kWide), Activation{Activation::sigmoid}},
                                            random.floats(kWide * kWide), n, lanes));

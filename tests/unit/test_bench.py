@@ -12,6 +12,7 @@ from budwood.bench import backend as backend_module
 from budwood.bench.environment import environment
 from budwood.bench.latency import disagreement, latency, zeros
 from budwood.bench.timer import compare
+from budwood.bench.zeros import with_random_zeros
 from budwood.core.errors import UserError
 from budwood.core.registry import backends
 
@@ -169,3 +170,40 @@ def test_environment_is_complete_and_not_personal() -> None:
     assert platform.node() not in text
     assert getpass.getuser() not in text
     assert "/home" not in " ".join(text)
+
+
+# -- the engine among the others, and coarser numbers -----------------------------------------------------------
+
+
+def test_what_every_report_measures() -> None:
+    measured = [name for name in backends if backends.get(name).in_reports]
+    assert {"eager", "engine", "onnxruntime", "openvino"} <= set(measured)
+    assert not {"compile", "openvino-bf16", "openvino-int8"} & set(measured)
+
+
+def test_a_backend_of_coarser_numbers_may_differ_by_more(fakes: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Wrong, "tolerance", 0.1)
+    (eager, wrong) = latency({"dense": _net()}, 16, 1, ["eager", "wrong"], threads=1, seconds=0)
+    assert (eager.status, wrong.status) == ("done", "done")
+
+
+def test_the_engine_is_timed_beside_eager() -> None:
+    rows = latency({"dense": _net()}, 16, 3, ["eager", "engine"], threads=1, seconds=0)
+    assert [row.status for row in rows] == ["done", "done"], rows
+
+
+def test_random_zeros_are_where_they_are_said_to_be() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Conv2d(3, 16, 3), nn.Conv2d(16, 16, 3, groups=16), nn.Conv2d(16, 40, 1), nn.Conv2d(40, 10, 3, groups=2),
+        nn.Linear(10, 5),
+    )  # fmt: skip
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    made = with_random_zeros(model, 0.9)
+    shares = [float((layer.weight == 0).float().mean()) for layer in made]
+    assert shares == pytest.approx([0, 0, 0.9, 0.9, 0], abs=1e-3)
+    kept = made[2].weight != 0
+    torch.testing.assert_close(made[2].weight[kept], model[2].weight[kept] * 10**0.5)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+    assert torch.equal(with_random_zeros(model, 0.9)[3].weight, made[3].weight)
+    assert not torch.equal(with_random_zeros(model, 0.9, seed=1)[3].weight, made[3].weight)

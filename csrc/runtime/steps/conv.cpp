@@ -32,7 +32,7 @@ std::vector<int64_t> split(int64_t count, int64_t parts) {
 
 }  // namespace
 
-ConvStep::ConvStep(ConvShape shape, int64_t arena_floats, int widest) : shape_(std::move(shape)) {
+ConvStep::ConvStep(ConvShape shape, int64_t arena_floats, int64_t widest) : shape_(std::move(shape)) {
   ConvShape& s = shape_;
   check_map(s.operand, arena_floats);
   check_map(s.out, arena_floats);
@@ -55,6 +55,8 @@ ConvStep::ConvStep(ConvShape shape, int64_t arena_floats, int widest) : shape_(s
             "the residual is smaller than the output");
   }
   part_ = split(s.out.channels, std::clamp<int64_t>(s.out.channels / kPart, 1, kParts));
+  require(s.widest >= 1, "a tile needs a vector");
+  widest = std::min(widest, s.widest);
   const int64_t count = (s.out.width + widest - 1) / widest;
   const auto cut = split(s.out.width, count);
   for (int64_t p = 0; p < count; ++p) tiles_.push_back({cut[p], static_cast<int>(cut[p + 1] - cut[p])});

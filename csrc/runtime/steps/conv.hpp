@@ -14,6 +14,7 @@ namespace budwood {
 struct ConvShape {
   Map operand, out, residual;  // residual.groups == 0: none
   std::vector<int64_t> offsets;
+  int64_t widest;               // vectors of pixels that a tile has at most
   std::vector<int64_t> blocks;  // the k at which a block begins, then K: what stays in the first-level cache together
   Activation activation;
   std::vector<float> bias;
@@ -29,7 +30,7 @@ class ConvStep : public Step {
   void run_range(const Run& run, int64_t group, int64_t begin, int64_t end) const override;
 
  protected:
-  ConvStep(ConvShape shape, int64_t arena_floats, int widest);
+  ConvStep(ConvShape shape, int64_t arena_floats, int64_t widest);
 
   struct Tile {
     int64_t x;

@@ -6,32 +6,35 @@ namespace budwood {
 namespace {
 
 // Few enough items that each is worth a thread's while, enough for the threads to share evenly.
-int64_t parts_of(int64_t channels) { return std::clamp<int64_t>(channels / 4, 1, 16); }
+int64_t parts_of(int64_t channels, int64_t rows) {
+  return std::clamp<int64_t>(std::min(channels / 4, std::max<int64_t>(16 / rows, 2)), 1, 16);
+}
 
 }  // namespace
 
 RepackStep::RepackStep(Map from, Map to, std::vector<Move> moves, std::vector<int64_t> row, std::vector<int32_t> index,
                        float fill, int64_t groups_of_source, int64_t arena_floats, int64_t lanes)
     : from_(from), to_(to), moves_(std::move(moves)), row_(std::move(row)), index_(std::move(index)), fill_(fill),
-      groups_of_source_(groups_of_source), parts_(parts_of(to.channels)) {
+      groups_of_source_(groups_of_source), parts_(1) {
   check_map(from_, arena_floats);
   require(from_.channels >= to_.channels, "a repack needs as many channels in its source");
   require(groups_of_source_ >= 1 && from_.groups % groups_of_source_ == 0, "a repack needs more groups in its source");
-  check(lanes, arena_floats);
+  prepare(lanes, arena_floats);
 }
 
 RepackStep::RepackStep(Outside from, int64_t images, Map to, std::vector<Move> moves, std::vector<int64_t> row,
                        std::vector<int32_t> index, float fill, int64_t extent, int64_t arena_floats, int64_t lanes)
     : outside_(true), source_(from), to_(to), moves_(std::move(moves)), row_(std::move(row)), index_(std::move(index)),
-      fill_(fill), images_(images), extent_(extent), parts_(parts_of(to.channels)) {
-  check(lanes, arena_floats);
+      fill_(fill), images_(images), extent_(extent), parts_(1) {
+  prepare(lanes, arena_floats);
 }
 
-void RepackStep::check(int64_t lanes, int64_t arena_floats) const {
+void RepackStep::prepare(int64_t lanes, int64_t arena_floats) {
   check_map(to_, arena_floats);
   require(row_.size() >= 1 && row_.front() == 0 && row_.back() == static_cast<int64_t>(moves_.size()) &&
               std::is_sorted(row_.begin(), row_.end()),
           "the rows of a repack must cover its moves");
+  parts_ = parts_of(to_.channels, std::max<int64_t>(static_cast<int64_t>(row_.size()) - 1, 1));
   require(index_.size() % lanes == 0, "an index vector has one entry per lane");
   const int64_t vectors = static_cast<int64_t>(index_.size()) / lanes;
   // What one channel of one group may touch, seen from its place at (y 0, x 0).

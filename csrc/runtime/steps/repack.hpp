@@ -29,7 +29,7 @@ class RepackStep : public Step {
   void run(const Run& run, int64_t group, int64_t item) const override;
 
  private:
-  void check(int64_t lanes, int64_t arena_floats) const;
+  void prepare(int64_t lanes, int64_t arena_floats);
 
   bool outside_ = false;
   Outside source_{};

@@ -6,6 +6,7 @@ A function's arguments are those of the operator's schema; see export_build.Hand
 from __future__ import annotations
 
 import math
+from collections import Counter
 from typing import Any
 
 import numpy as np
@@ -13,12 +14,13 @@ import torch
 
 from . import graph as g
 from .export_build import Builder, Expanded, constant, handles, positions, shape_of, viewed
-from .export_layers import cut, space_to_depth
-from .onnx_view import Axis, Piece, View, reshaped, transposed, with_axis
+from .export_windows import cut, space_to_depth
+from .onnx_view import Piece, View, reshaped, transposed, with_axis
 
 
-@handles("contiguous", "clone", "alias", "detach", "lift_fresh_copy", "lift_fresh", "feature_dropout", "dropout")
-@handles("alpha_dropout", "_to_copy", "to", "native_dropout", "type_as", "positive", "_conj", "resolve_conj")
+@handles(
+    "contiguous", "clone", "alias", "detach", "lift_fresh_copy", "lift_fresh", "_to_copy", "to", "type_as", "positive"
+)
 def identity(b: Builder, input: View, *args: Any, dtype: torch.dtype | None = None, **kwargs: Any) -> View:
     """Between floating-point types nothing is done: the engine computes in float32."""
     types = [dtype, *(a for a in args if isinstance(a, torch.dtype))]
@@ -27,14 +29,11 @@ def identity(b: Builder, input: View, *args: Any, dtype: torch.dtype | None = No
     return viewed(input)
 
 
-for _name in ("dropout", "feature_dropout", "alpha_dropout", "native_dropout"):
-
-    def _dropout(b: Builder, input: View, p: float = 0.5, train: bool | None = False) -> View:
-        if train and p:
-            raise ValueError("dropout in training mode")
-        return viewed(input)
-
-    handles(_name)(_dropout)
+@handles("dropout", "feature_dropout", "alpha_dropout", "feature_alpha_dropout")
+def dropout(b: Builder, input: View, p: float = 0.5, train: bool = False) -> View:
+    if train and p:
+        raise ValueError("dropout in training mode")
+    return viewed(input)
 
 
 @handles("view", "reshape", "_unsafe_view", "view_copy", "_reshape_copy")
@@ -42,19 +41,24 @@ def reshape(b: Builder, input: View, shape: list[int]) -> View:
     view = viewed(input)
     total, known = math.prod(view.shape), math.prod(n for n in shape if n != -1)
     found = reshaped(view, tuple(n if n != -1 else total // max(known, 1) for n in shape))
-    blocks = _blocks(found)
-    if blocks is None:
-        return b.tidy(found)
-    return b.tidy(View((made := space_to_depth(b, b.whole(view.name), blocks)).name, made.base, _unblocked(found)))
+    return b.tidy(_without_blocks(b, found))
 
 
-def _blocks(view: View) -> g.Pair | None:
-    """The block (rows, columns) if this is a map whose channels hold blocks of another's pixels."""
-    return None
-
-
-def _unblocked(view: View) -> tuple[Axis, ...]:
-    return view.axes
+def _without_blocks(b: Builder, view: View) -> View:
+    """Where rows and columns within a block of pixels have become channels: a strided convolution makes them."""
+    if len(view.axes) != 4 or len(view.base) != 3 or any(len(axis) != 1 for axis in view.axes[2:]):
+        return view
+    (rows,), (columns,) = view.axes[2:]
+    block = (rows.stride, columns.stride)
+    inner = Counter({"C": view.base[0], "H": block[0], "W": block[1]})
+    for piece in view.axes[1]:
+        inner[piece.axis] /= piece.size  # type: ignore[assignment]
+    if (rows.axis, columns.axis) != ("H", "W") or block == (1, 1) or set(inner.values()) != {1}:
+        return view
+    made = space_to_depth(b, b.whole(view.name), block)
+    strides = {"C": block[0] * block[1], "H": block[1], "W": 1}
+    channels = (Piece("C", p.size, p.stride * strides[p.axis]) for p in view.axes[1])
+    return View(made.name, made.base, (made.axes[0], tuple(channels), *made.axes[2:]))
 
 
 @handles("flatten")

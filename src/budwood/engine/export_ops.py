@@ -156,8 +156,19 @@ def _constant_last(a: Any, b: Any) -> tuple[View, np.ndarray]:
 def _binary(b: Builder, kind: type[g.Add] | type[g.Mul], left: View, right: View) -> View:
     """An expanded value goes with one that has its full shape."""
     shape = np.broadcast_shapes(shape_of(left), shape_of(right))
-    plain = [View(v.name, v.base, v.axes) for v in (left, right)]
-    made = b.binary(kind, *plain)
+    a, c = (View(v.name, v.base, v.axes) for v in (left, right))
+    made = b.binary(kind, _spread(b, a, c), _spread(b, c, a))
     if made.shape != shape:
         raise ValueError(f"{shape_of(left)} and {shape_of(right)} do not go together")
     return made
+
+
+def _spread(b: Builder, view: View, other: View) -> View:
+    """A map of one channel, repeated for each of the other's, if the other has no pixels of its own."""
+    is_vector = math.prod(other.base[1:]) == 1 and other.base[0] > 1
+    if not is_vector or view.base[0] != 1 or math.prod(view.base) == 1 or len(view.axes) != len(other.axes):
+        return view
+    at = other.axes.index(other.channels) if other.channels in other.axes else -1
+    if at < 0 or view.axes[at] != ():
+        return view
+    return b.with_channels(view, b.select(view.name, (0,) * other.base[0]), at)

@@ -21,7 +21,7 @@ from torch.export import ExportedProgram
 from torch.export.graph_signature import InputKind, OutputKind
 
 from ..core.errors import UserError
-from . import export_layers, export_moves, export_ops  # noqa: F401  they register what they handle
+from . import export_layers, export_moves, export_ops, export_windows  # noqa: F401  they register what they handle
 from . import graph as g
 from .export_build import HANDLERS, Builder
 from .onnx_view import View

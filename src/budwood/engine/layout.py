@@ -61,9 +61,9 @@ class Layout:
         return row % self.height, column % self.width, lane
 
 
-def tiles(width: int) -> int:
-    """Tiles that a row of `width` vectors is cut into."""
-    return -(-width // WIDEST_TILE)
+def tiles(width: int, widest: int = WIDEST_TILE) -> int:
+    """Tiles of at most `widest` vectors that a row of `width` is cut into."""
+    return -(-width // widest)
 
 
 def _cost(layout: Layout) -> float:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import singledispatchmethod
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -55,6 +55,7 @@ class Context:
     steps: list[Step] = field(default_factory=list)
     filled: list[View] = field(default_factory=list)  # whose halo holds their border
     arrived: set[str] = field(default_factory=set)  # inputs of the graph that stand in the arena
+    phased: dict[str, Any] = field(default_factory=dict)  # convolutions made in the phases that a pooling wants
     together: dict[str, int] = field(default_factory=dict)  # images that vectors are made for at a time
 
     def shape(self, name: str) -> Shape:
@@ -195,6 +196,46 @@ def fill_halo(context: Context, name: str) -> None:
     context.add(StepInfo(name, "halo", "repack", "", context.shape(name)), view, [view], emit)
 
 
+def fill_phases(context: Context, name: str, windows: Any, fill: float) -> None:
+    """The step that fills the halo of a value that stands in phases; the places beyond the image get `fill`."""
+    view = context.storage.views[name]
+    layout = view.buffer.layout
+    assert layout is not None
+    channels, height, width = context.shape(name)
+    phases, stride = windows.phases, windows.stride
+
+    def emit(plan: _native.Plan) -> None:
+        buffer = view.buffer
+        tables = []
+        for number, (top, left) in enumerate(phases):
+            offset = number * buffer.channel
+
+            def place(
+                image: NDArray[np.int64],
+                row: NDArray[np.int64],
+                column: NDArray[np.int64],
+                *,
+                top: int = top,
+                left: int = left,
+                offset: int = offset,
+            ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+                y, x, lane = layout.places(image, (row - top) // stride[0], (column - left) // stride[1])
+                return offset + y * buffer.row + x * layout.lanes, lane
+
+            def to(y: NDArray[np.int64], x: NDArray[np.int64], offset: int = offset) -> NDArray[np.int64]:
+                return offset + y * buffer.row + x * layout.lanes
+
+            window = Window(stride, (top, left), windows.reach((top, left)))
+            t = table(layout, buffer.halo, to, (height, width), place, window, only_changed=True)
+            tables.append(t)
+        m = together(tables, [0] * len(tables))
+        n = view.numbers()
+        numbers = (*n[:3], n[3] * len(phases), *n[4:6], channels, *n[7:])
+        plan.repack(numbers, numbers, m.moves, m.row, m.index, fill, 1)
+
+    context.add(StepInfo(name, "halo", "repack", "", context.shape(name)), view, [view], emit)
+
+
 def _group_vectors(context: Context) -> None:
     """Vectors that a feature map waits for (squeeze-excite) are made for the images of its groups, others for all."""
     graph, together = context.graph, context.together
@@ -307,11 +348,12 @@ def _ordered(graph: Graph, images: int, lanes: int) -> Graph:
 
 def lower(graph: Graph, images: int, isa: str) -> Lowered:
     """The plan of an optimized graph for `images` images at a time, on an instruction set of this machine."""
-    from .lowering import LOWER, halos
+    from .lowering import LOWER, halos, phased_convolutions
 
     lanes = _native.lanes(isa)
     graph = _ordered(graph, images, lanes)
     context = Context(graph, images, lanes, Storage(graph, images, lanes))
+    context.phased = phased_convolutions(context)
     halos(context)
     _group_vectors(context)
     for node in graph:

@@ -31,10 +31,14 @@ class Moves:
 
 @dataclass(frozen=True)
 class Window:
-    """Pixel (Y, X) of the destination is pixel (Y * stride + shift) of the source, in both directions."""
+    """Pixel (Y, X) of the destination is pixel (Y * stride + shift) of the source, in both directions.
+
+    `reach`: rows above and below a block, vectors left and right of it, that somebody reads; None: all of the halo.
+    """
 
     stride: tuple[int, int] = (1, 1)
     shift: tuple[int, int] = (0, 0)
+    reach: tuple[int, int, int, int] | None = None
 
 
 def table(
@@ -65,7 +69,9 @@ def table(
     shape = inside.shape
     vector, lane = np.broadcast_to(vector, shape), np.broadcast_to(lane, shape)
     out = to_place(*np.meshgrid(y, x, indexing="ij"))
-    return _classify(inside, vector, lane, out, only_changed)
+    top, bottom, left, right = window.reach or (halo[0], halo[0], halo[1], halo[1])
+    read = ((y >= -top) & (y < to.height + bottom))[:, None] & ((x >= -left) & (x < to.width + right))[None]
+    return _classify(inside, vector, lane, out, read, only_changed)
 
 
 def together(tables: list[Moves], offsets: list[int]) -> Moves:
@@ -92,12 +98,14 @@ def together(tables: list[Moves], offsets: list[int]) -> Moves:
     )
 
 
-def _classify(inside: NDArray[np.bool_], vector: Ints, lane: Ints, out: Ints, only_changed: bool) -> Moves:
+def _classify(
+    inside: NDArray[np.bool_], vector: Ints, lane: Ints, out: Ints, read: NDArray[np.bool_], only_changed: bool
+) -> Moves:
     lanes = inside.shape[2]
     first = np.take_along_axis(vector, inside.argmax(2)[..., None], 2)[..., 0]
-    single = np.where(inside, vector == first[..., None], True).all(2) & (lane.min() >= 0)
+    gathered = bool((lane[inside] < 0).any())
+    single = np.where(inside, vector == first[..., None], True).all(2) & (not gathered)
     straight = single & (np.where(inside, lane, -1) == np.arange(lanes)).all(2)
-    gathered = lane.min() < 0
     number: dict[bytes, int] = {}
     moves: list[tuple[int, int, int, int]] = []
     rows = [0]
@@ -107,7 +115,7 @@ def _classify(inside: NDArray[np.bool_], vector: Ints, lane: Ints, out: Ints, on
         moves.append((kind, at, to, source))
 
     for r in range(inside.shape[0]):
-        for c in range(inside.shape[1]):
+        for c in np.flatnonzero(read[r]):
             to, there = int(out[r, c]), inside[r, c]
             if straight[r, c]:
                 if not only_changed or first[r, c] != out[r, c]:
@@ -124,4 +132,7 @@ def _classify(inside: NDArray[np.bool_], vector: Ints, lane: Ints, out: Ints, on
     index = [np.frombuffer(key, np.int32) for key in number]
     flat = np.concatenate(index) if index else np.zeros(0, np.int32)
     table = np.array(moves, np.int64).reshape(-1, 4)
-    return Moves(table, np.array([0, len(moves)] if only_changed else rows, np.int64), flat, len(index))
+    # A vector that is its own source must not be read for another row while it is written.
+    if only_changed and any(move[2] == move[3] for move in moves):
+        rows = [0, len(moves)]
+    return Moves(table, np.array(rows, np.int64), flat, len(index))

@@ -26,7 +26,13 @@ class Buffer:
 
     @property
     def channel(self) -> int:
-        return (self.layout.width + 2 * self.halo[1]) * self.layout.lanes if self.layout else 1
+        if self.layout is None:
+            return 1
+        vectors = self.layout.width + 2 * self.halo[1]
+        # A tile is part of a row. Were rows 16 cache lines apart, all tiles would fall on few sets of the cache.
+        if vectors > 8 and vectors % 8 == 0:
+            vectors += 1
+        return vectors * self.layout.lanes
 
     @property
     def row(self) -> int:

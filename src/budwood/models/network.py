@@ -113,6 +113,9 @@ def checkpoint_in(path: Path) -> Path:
 def from_checkpoint(checkpoint: Checkpoint) -> Network:
     """The checkpoint's network; UserError where its architecture is not available or does not fit."""
     lineage = checkpoint.lineage
+    if not any(tensor.shape[:1] == (lineage.num_classes,) for tensor in checkpoint.state.values()):
+        # Said before anything of that size is made.
+        raise UserError(f"the weights are not those of {lineage.num_classes} classes; make or copy the file again")
     network = build(lineage.architecture, lineage.num_classes)
     load_strictly(network.module, checkpoint.to_dense(), lineage.architecture)
     checkpoint.mask.apply_(network.module)

@@ -11,13 +11,14 @@ from ..layout import tiles
 from ..lower import Context, StepInfo, activation_arguments
 from ..storage import View, is_vector
 from .linear import lower_as_linear
-from .operand import Operand, conv_taps, operand
+from .operand import Operand, PhaseView, conv_taps, dealt_out, operand, taps
 
 # Density above which the dense kernel, which shares every load between three channels, is the faster (measured).
 DENSE_FROM = 0.5
 # Vectors that a block of inputs may take: in the first-level cache (48 KB, 768 lines, shared with the sums that pass
 # by) where a block has many non-zeros for each sum, more where it has few.
-_LINES = ((0.07, 560), (0.03, 900), (0.0, 1400))
+WIDEST = 8
+_LINES = ((0.07, 700), (0.03, 1000), (0.0, 1500))
 
 
 def blocks(channels: int, taps_per_channel: int, lines_per_channel: int, budget: int) -> NDArray[np.int64]:
@@ -30,8 +31,16 @@ def blocks(channels: int, taps_per_channel: int, lines_per_channel: int, budget:
 def lower_conv(context: Context, node: Conv) -> None:
     if is_vector(context.shape(node.name)):
         return lower_as_linear(context, node)
+    if node.name in context.phased:
+        return _lower_phases(context, node)
     out = context.storage.view(node.name)
     source = operand(context, node.name, node.inputs[0], out, conv_taps(node))
+    shape = context.shape(node.name)
+    _add(context, node, source, out, 2.0 * np.count_nonzero(node.weight) * shape[1] * shape[2])
+    return None
+
+
+def _add(context: Context, node: Conv, source: Operand, out: View, flops: float) -> None:
     reads = [source.view]
     residual = None
     if len(node.inputs) == 2:
@@ -41,25 +50,42 @@ def lower_conv(context: Context, node: Conv) -> None:
     depthwise = node.groups == source.channels and node.weight.shape[1] == 1
     kind = "depthwise" if depthwise else "sparse" if density < DENSE_FROM else "dense"
     reason = "one channel each" if depthwise else f"{density:.0%} of the weights left"
-    shape = context.shape(node.name)
-    flops = 2.0 * np.count_nonzero(node.weight) * shape[1] * shape[2]
-    info = StepInfo(node.name, "Conv", kind, reason, shape, 1 - density, flops)
+    info = StepInfo(node.name, "Conv", kind, reason, context.shape(node.name), 1 - density, flops)
     emit = {"depthwise": _depthwise, "sparse": _sparse, "dense": _dense}[kind]
     context.add(info, out, reads, lambda plan: emit(plan, node, source, out, residual, density))
-    return None
+
+
+def _lower_phases(context: Context, node: Conv) -> None:
+    """A convolution of the network's input that only a pooling reads: made in the planes that the pooling wants.
+
+    Pixel (Y, X) of a phase is pixel (Y, X) * stride + phase of the convolution's output.
+    """
+    t = context.phased[node.name]
+    shape = context.shape(node.name)
+    view = context.storage.views[node.name]
+    windows = []
+    for phase in t.phases:
+        stride = (node.stride[0] * t.stride[0], node.stride[1] * t.stride[1])
+        top, left = node.padding[0] - phase[0] * node.stride[0], node.padding[2] - phase[1] * node.stride[1]
+        kernel = (node.weight.shape[2], node.weight.shape[3])
+        windows.append(taps(kernel, stride, (top, 0, left, 0), node.dilation))
+    sources = dealt_out(context, node.name, node.inputs[0], view, windows, 0.0)
+    flops = 2.0 * np.count_nonzero(node.weight) * shape[1] * shape[2] / len(sources)
+    for number, source in enumerate(sources):
+        _add(context, node, source, PhaseView(view.buffer, number, shape[0], len(sources)), flops)
 
 
 def _common(node: Conv, source: Operand, out: View, residual: View | None, density: float) -> tuple[object, ...]:
     layout = out.buffer.layout
     assert layout is not None
-    tile = -(-layout.width // tiles(layout.width))
+    tile = -(-layout.width // tiles(layout.width, WIDEST))
     budget = next(lines for least, lines in _LINES if density >= least)
     cut = blocks(source.channels, len(source.taps), source.lines(tile), budget)
     bias = np.zeros(out.channels, np.float32) if node.bias is None else np.ascontiguousarray(node.bias)
     place = None if residual is None else residual.numbers()
     offsets = np.ascontiguousarray(source.offsets().ravel())
     function = activation_arguments(node.activation)
-    return source.view.numbers(), out.numbers(), place, offsets, cut, *function, bias
+    return source.view.numbers(), out.numbers(), place, offsets, WIDEST, cut, *function, bias
 
 
 def _sparse(

@@ -13,9 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..graph import Conv, Edges, Node, Pair, Pool
-from ..lower import Context, StepInfo, fill_halo, repack
+from ..lower import Context, StepInfo, fill_halo, fill_phases, repack
 from ..moves import Window
-from ..storage import View, is_vector
+from ..storage import MapNumbers, View, is_vector
 
 Tap = tuple[int, int, int]  # phase, rows, vectors
 
@@ -31,6 +31,13 @@ class Taps:
     @property
     def halo(self) -> Pair:
         return max(abs(t[1]) for t in self.taps), max(abs(t[2]) for t in self.taps)
+
+
+    def reach(self, phase: Pair) -> tuple[int, int, int, int]:
+        """Rows above and below, vectors left and right, that the taps in a phase go beyond an output pixel's place."""
+        seen = [(y, x) for p, y, x in self.taps if self.phases[p] == phase]
+        rows, columns = [y for y, _ in seen], [x for _, x in seen]
+        return max(-min(rows), 0), max(*rows, 0), max(-min(columns), 0), max(*columns, 0)
 
 
 def taps(kernel: Pair, stride: Pair, padding: Edges, dilation: Pair) -> Taps:
@@ -69,6 +76,26 @@ def window_of(context: Context, node: Node) -> Taps | None:
         t, fill = pool_taps(node), fill_of(node)
     in_place = t is not None and reads_in_place(context, node.inputs[0], node.name, t, fill)
     return t if in_place and not is_vector(context.shape(node.name)) else None
+
+
+def phased_convolutions(context: Context) -> dict[str, Taps]:
+    """Convolutions of an input of the graph that nothing reads but one pooling with a stride, and its taps."""
+    graph, users = context.graph, context.graph.users()
+    found = {}
+    for node in graph:
+        if not isinstance(node, Conv) or node.inputs[0] not in graph.inputs or len(node.inputs) != 1:
+            continue
+        reads = users[node.name]
+        if len(reads) != 1 or node.name in graph.outputs or not isinstance(reads[0], Pool):
+            continue
+        pool, shapes = reads[0], graph.shapes
+        if pool.stride != (1, 1) and not is_vector(shapes[pool.name]) and not is_vector(shapes[node.name]):
+            found[node.name] = pool_taps(pool)
+            layout = context.storage.view(pool.name).buffer.layout
+            view = context.storage.new(layout, shapes[node.name][0] * len(found[node.name].phases))
+            view.buffer.halo = found[node.name].halo
+            context.storage.views[node.name] = view
+    return found
 
 
 def fill_of(node: Pool) -> float:
@@ -110,18 +137,43 @@ class Operand:
         return (*n[:3], n[3] * self.phases, *n[4:6], self.channels, *n[7:])
 
 
+@dataclass(frozen=True)
+class PhaseView(View):
+    """Every `phases`-th channel of a buffer, from channel `first` on."""
+
+    phases: int
+
+    def numbers(self) -> MapNumbers:
+        n = super().numbers()
+        return (*n[:3], n[3] * self.phases, *n[4:])
+
+
 def operand(context: Context, node: str, name: str, out: View, t: Taps, *, fill: float = 0.0) -> Operand:
     """Adds the steps that make the operand ready; see the module's text."""
+    if name in context.phased:
+        fill_phases(context, name, t, fill)
+        return Operand(context.storage.views[name], len(t.phases), t.taps)
     if reads_in_place(context, name, node, t, fill):
         view = context.view(name)
         if t.halo != (0, 0):
             fill_halo(context, name)
         return Operand(view, 1, t.taps)
-    channels = context.shape(name)[0]
-    view = context.storage.new(out.buffer.layout, channels * len(t.phases))
-    view.buffer.halo = t.halo
-    note = f"{len(t.phases)} phases" if len(t.phases) > 1 else ""
+    return dealt_out(context, node, name, out, [t], fill)[0]
+
+
+def dealt_out(context: Context, node: str, name: str, out: View, windows: list[Taps], fill: float) -> list[Operand]:
+    """A value dealt out in the layout of `out` for several windows of one stride; an operand for each."""
+    phases = sorted({phase for t in windows for phase in t.phases})
+    view = context.storage.new(out.buffer.layout, context.shape(name)[0] * len(phases))
+    view.buffer.halo = (max(t.halo[0] for t in windows), max(t.halo[1] for t in windows))
+    note = f"{len(phases)} phases" if len(phases) > 1 else ""
     info = StepInfo(node, "operand", "repack", note, context.shape(name))
-    windows = [Window(t.stride, phase) for phase in t.phases]
-    repack(context, name, view, windows, fill, info, outside=name in context.graph.inputs)
-    return Operand(view, len(t.phases), t.taps)
+    moved = [Window(windows[0].stride, phase, _reach(windows, phase)) for phase in phases]
+    repack(context, name, view, moved, fill, info, outside=name in context.graph.inputs)
+    where = {phase: number for number, phase in enumerate(phases)}
+    return [Operand(view, len(phases), tuple((where[t.phases[p]], y, x) for p, y, x in t.taps)) for t in windows]
+
+
+def _reach(windows: list[Taps], phase: Pair) -> tuple[int, int, int, int]:
+    found = [t.reach(phase) for t in windows if phase in t.phases]
+    return max(f[0] for f in found), max(f[1] for f in found), max(f[2] for f in found), max(f[3] for f in found)
