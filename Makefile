@@ -2,7 +2,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: install test demo lint docs wheel clean
+.PHONY: install test sanitize demo lint docs wheel clean
 
 install: $(STAMP)
 
@@ -15,6 +15,10 @@ $(STAMP): pyproject.toml CMakeLists.txt $(shell find csrc -name '*.[ch]pp')
 
 test: install
 	$(BIN)/python -m pytest -q
+
+# The native code's own tests under the sanitizers of memory, undefined behaviour and threads. Needs no Python.
+sanitize:
+	csrc/tests/run_sanitized.sh
 
 demo: install
 	$(BIN)/budwood transfer elpv --model packaged:tf_efficientnet_lite0 --prune gmp --sparsity 0.5 0.8 --mode linear full --size 128 --epochs 2 --out runs/demo

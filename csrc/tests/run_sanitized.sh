@@ -26,6 +26,4 @@ sanitized() {
 }
 
 sanitized address,undefined spmm_test kernels_test plan_test
-# A child of a process with threads may have threads too.
-export TSAN_OPTIONS=die_after_fork=0
 sanitized thread plan_test

@@ -64,7 +64,7 @@ def test_a_backend_that_is_not_there_is_a_row_with_the_reason(budwood: Verb, pla
 
 def test_wrong_requests_are_one_line(budwood: Verb, place: Path) -> None:
     for arguments, wanted in [
-        (("bench", "py:toynet.small", "--backends", "engin"), "did you mean engine?"),
+        (("bench", "py:toynet.small", "--backends", "engin"), "did you mean engine"),
         (("bench", "py:toynet.small", "--sparsity", "90"), "did you mean 0.9?"),
         (("bench", "py:toynet.small", "--batch", "0"), "--batch"),
         (("bench", "nothing"), "no file at nothing"),

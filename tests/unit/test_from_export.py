@@ -411,8 +411,9 @@ def test_unknown_operators_are_all_named_with_their_place() -> None:
     ("function", "reason"),
     [
         (lambda x: x @ x.mT, "a matrix product of two values"),
-        (lambda x: 1 / x, "only a division by a constant"),
-        (lambda x: F.pad(x, (1, 1), mode="reflect"), "'reflect'"),
+        (lambda x: 1 / x, "aten.reciprocal.default"),
+        (lambda x: x / x.relu(), "only a division by a constant"),
+        (lambda x: F.pad(x, (1, 1, 1, 1), mode="reflect"), "'reflect'"),
         (lambda x: x.softmax(1), "softmax over the channels of each pixel"),
         (lambda x: F.layer_norm(x, x.shape[1:]), "does not hold the channels"),
         (lambda x: x.mean(0, keepdim=True) + x, "a sum over the axes [0]"),
@@ -422,8 +423,8 @@ def test_unknown_operators_are_all_named_with_their_place() -> None:
         (lambda x: F.batch_norm(x, None, None, training=True), "batch_norm"),
         (lambda x: F.avg_pool2d(x, 2, divisor_override=3), "a divisor of its own"),
         (lambda x: (x > 0) * x, "aten.gt.Scalar"),
-        (lambda x: x.mT, "the output of the network: needs a feature map"),
-        (lambda x: x.reshape(-1, C * 2, H, W), "the output of the network"),
+        (lambda x: x.mT, "of the network: needs a feature map"),
+        (lambda x: x.reshape(-1, C * 2, H, W), "of the network: needs a feature map"),
         (lambda x: torch.ones(2), "does not depend on its input"),
     ],
 )

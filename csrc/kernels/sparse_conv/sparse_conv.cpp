@@ -64,6 +64,12 @@ void sparse_conv(const SparseConv& s) {
     case 5: return tile<5>(s);
     case 6: return tile<6>(s);
     case 7: return tile<7>(s);
+    case 8: return tile<8>(s);
+    case 9: return tile<9>(s);
+    case 10: return tile<10>(s);
+    case 11: return tile<11>(s);
+    case 12: return tile<12>(s);
+    case 13: return tile<13>(s);
     default: return tile<kSparseTile>(s);
   }
 }

@@ -37,6 +37,6 @@ struct SparseConv {
   bool first, last;
 };
 
-constexpr int kSparseTile = 8;
+constexpr int kSparseTile = 14;
 
 }  // namespace budwood

@@ -21,7 +21,7 @@ from ..core.registry import backends as registry
 from ..core.registry import sources
 from ..engine import explain
 from ..engine.program import CHUNKS, default_threads
-from ..models.network import Network, build, open_network
+from ..models.network import Network, open_network
 from .common import Size, Threads, checked_sparsity, print_json, say
 
 Batch = Annotated[int, Parameter(validator=Number(gte=1, lte=1024))]
@@ -99,10 +99,11 @@ def _modules(model: str, sparsity: Sequence[str] | None) -> tuple[Network, dict[
         network = open_network(model)
         return network, {"as it is": network.module.eval()}
     shares = [checked_sparsity(value) for value in sparsity]
-    named = model.partition(":")[0] in sources and "@" not in model and not Path(model).exists()
+    source, _, name = model.partition(":")
+    named = source in sources and "@" not in model and not Path(model).exists()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        network = build(model, 1000) if named else open_network(model)
+        network = sources.get(source)(name, None, False) if named else open_network(model)
     dense = network.module.eval()
     return network, {_label(share): with_random_zeros(dense, share) if share else dense for share in shares}
 

@@ -17,8 +17,9 @@ from .operand import Operand, PhaseView, conv_taps, dealt_out, operand, taps
 DENSE_FROM = 0.5
 # Vectors that a block of inputs may take: in the first-level cache (48 KB, 768 lines, shared with the sums that pass
 # by) where a block has many non-zeros for each sum, more where it has few.
-WIDEST = 8
-_LINES = ((0.07, 700), (0.03, 1000), (0.0, 1500))
+WIDEST = 14
+DENSE_WIDEST = 8
+_LINES = ((DENSE_FROM, 600), (0.15, 700), (0.07, 800), (0.03, 1300), (0.0, 2500))
 
 
 def blocks(channels: int, taps_per_channel: int, lines_per_channel: int, budget: int) -> NDArray[np.int64]:
@@ -78,14 +79,15 @@ def _lower_phases(context: Context, node: Conv) -> None:
 def _common(node: Conv, source: Operand, out: View, residual: View | None, density: float) -> tuple[object, ...]:
     layout = out.buffer.layout
     assert layout is not None
-    tile = -(-layout.width // tiles(layout.width, WIDEST))
+    widest = DENSE_WIDEST if density >= DENSE_FROM else WIDEST
+    tile = -(-layout.width // tiles(layout.width, widest))
     budget = next(lines for least, lines in _LINES if density >= least)
     cut = blocks(source.channels, len(source.taps), source.lines(tile), budget)
     bias = np.zeros(out.channels, np.float32) if node.bias is None else np.ascontiguousarray(node.bias)
     place = None if residual is None else residual.numbers()
     offsets = np.ascontiguousarray(source.offsets().ravel())
     function = activation_arguments(node.activation)
-    return source.view.numbers(), out.numbers(), place, offsets, WIDEST, cut, *function, bias
+    return source.view.numbers(), out.numbers(), place, offsets, widest, cut, *function, bias
 
 
 def _sparse(
