@@ -1,6 +1,7 @@
 #include "bind/plan.hpp"
 
 #include "bind/program.hpp"
+#include "runtime/steps/checks.hpp"
 #include "runtime/steps/conv.hpp"
 #include "runtime/steps/repack.hpp"
 
@@ -78,6 +79,22 @@ void add_steps(nanobind::class_<Program>& plan) {
            },
            arg("number"), arg("image"), arg("channel"), arg("images"), arg("out"), arg("moves"), arg("row"),
            arg("index"), arg("fill"));
+  plan.def("input_vector",
+           [](Program& p, int64_t number, const Numbers& out, int64_t images) {
+             const Map map = with_images(map_of(out), images);
+             require(number >= 0 && number < int64_t(p.in_floats.size()) &&
+                         p.plan().groups() * images * map.channels <= p.in_floats[number],
+                     "an input is smaller than its map");
+             require(map.width == 1 && map.lanes == 1 && map.channel == 1, "a plain vector is needed");
+             p.plan().add(std::make_unique<VectorInputStep>(number, map, p.floats()));
+           },
+           arg("number"), arg("out"), arg("images"));
+  plan.def("expand",
+           [](Program& p, const Numbers& from, const Numbers& out, int64_t images, const Input& at) {
+             p.plan().add(std::make_unique<ExpandStep>(with_images(map_of(from), images), map_of(out),
+                                                       copy<int64_t>(at, "at", "int64"), p.floats()));
+           },
+           arg("source"), arg("out"), arg("images"), arg("at"));
   plan.def("output",
            [](Program& p, const Numbers& from, int64_t number, int64_t image, int64_t channel, int64_t images,
               const Input& at) {

@@ -19,6 +19,7 @@
 #include "runtime/steps/linear.hpp"
 #include "runtime/steps/norm.hpp"
 #include "runtime/steps/repack.hpp"
+#include "runtime/steps/vectors.hpp"
 #include "runtime/steps/window.hpp"
 #include "testing.hpp"
 

@@ -98,7 +98,8 @@ def _damage_array(tensors: dict[str, np.ndarray], rng: random.Random) -> None:
         case 1:
             tensors[rng.choice(["dense:", "values:", "bits:", ""]) + name.partition(":")[2]] = tensors.pop(name)
         case 2:
-            tensors[name] = array.astype(rng.choice(["f4", "f8", "i4", "u1", "f2", "?"]))
+            with np.errstate(invalid="ignore", over="ignore"):
+                tensors[name] = array.astype(rng.choice(["f4", "f8", "i4", "u1", "f2", "?"]))
         case 3:
             tensors[name] = array.reshape(-1)[: rng.randint(0, array.size)]
         case 4:

@@ -15,17 +15,8 @@ void rows(const DenseConv& d) {
   for (int64_t channel = 0; channel < d.channels; channel += R) {
     const int live = d.channels - channel < R ? static_cast<int>(d.channels - channel) : R;
     Vec sum[R][T];
-    for (int r = 0; r < R; ++r) {
-      const int64_t c = channel + (r < live ? r : 0);
-      if (d.first) {
-        for (int t = 0; t < T; ++t) sum[r][t] = broadcast(d.bias[c]);
-        if (d.residual)
-          for (int t = 0; t < T; ++t)
-            sum[r][t] = add(sum[r][t], load(d.residual + c * d.residual_channel + t * kLanes));
-      } else {
-        for (int t = 0; t < T; ++t) sum[r][t] = load(d.out + c * d.out_channel + t * kLanes);
-      }
-    }
+    for (int r = 0; r < R; ++r)
+      for (int t = 0; t < T; ++t) sum[r][t] = broadcast(0.0f);
     for (int64_t k = 0; k < d.depth; ++k, weight += R) {
       const float* from = reinterpret_cast<const float*>(panel + d.offsets[k]);
       Vec w[R];
@@ -35,10 +26,18 @@ void rows(const DenseConv& d) {
         for (int r = 0; r < R; ++r) sum[r][t] = fma(w[r], x, sum[r][t]);
       }
     }
+    // A block is summed by itself: one running sum over a whole row would lose more digits.
     for (int r = 0; r < live; ++r)
       for (int t = 0; t < T; ++t) {
-        const Vec v = d.last ? min(high, max(low, sum[r][t])) : sum[r][t];
-        store(d.out + (channel + r) * d.out_channel + t * kLanes, v);
+        float* out = d.out + (channel + r) * d.out_channel + t * kLanes;
+        Vec v = sum[r][t];
+        if (d.first) {
+          v = add(v, broadcast(d.bias[channel + r]));
+          if (d.residual) v = add(v, load(d.residual + (channel + r) * d.residual_channel + t * kLanes));
+        } else {
+          v = add(v, load(out));
+        }
+        store(out, d.last ? min(high, max(low, v)) : v);
       }
   }
 }

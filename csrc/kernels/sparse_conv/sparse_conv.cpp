@@ -16,22 +16,28 @@ void rows(const SparseConv& s) {
   const Vec low = broadcast(s.low), high = broadcast(s.high);
   for (const SparseRow *row = s.rows, *last = row + s.count; row != last; ++row) {
     float* out = s.out + row->channel * s.out_channel;
-    Vec sum[T];
+    // Bias and residual are added to the first block's sum, not the other way round: a large number to begin with
+    // would cost every product some of its digits.
+    Vec start[T], sum[T];
     if constexpr (First) {
       const Vec bias = broadcast(s.bias[row->channel]);
-      for (int t = 0; t < T; ++t) sum[t] = bias;
+      for (int t = 0; t < T; ++t) start[t] = bias;
       if (s.residual) {
         const float* residual = s.residual + row->channel * s.residual_channel;
-        for (int t = 0; t < T; ++t) sum[t] = add(sum[t], load(residual + t * kLanes));
+        for (int t = 0; t < T; ++t) start[t] = add(bias, load(residual + t * kLanes));
       }
     } else {
-      for (int t = 0; t < T; ++t) sum[t] = load(out + t * kLanes);
+      for (int t = 0; t < T; ++t) start[t] = load(out + t * kLanes);
     }
+    const bool apart = First || s.apart;
+    for (int t = 0; t < T; ++t) sum[t] = apart ? broadcast(0.0f) : start[t];
     for (const Entry* stop = entry + row->entries; entry != stop; ++entry) {
       const Vec weight = broadcast(entry->weight);
       const float* from = reinterpret_cast<const float*>(panel + entry->offset);
       for (int t = 0; t < T; ++t) sum[t] = fma(weight, load(from + t * kLanes), sum[t]);
     }
+    if (apart)
+      for (int t = 0; t < T; ++t) sum[t] = add(start[t], sum[t]);
     if constexpr (end != End::store)
       for (int t = 0; t < T; ++t) sum[t] = max(low, sum[t]);
     if constexpr (end == End::clamp)

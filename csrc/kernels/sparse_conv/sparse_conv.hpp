@@ -35,6 +35,7 @@ struct SparseConv {
   float low, high;
   int tile;  // 1 to kSparseTile
   bool first, last;
+  bool apart;  // the block is summed by itself, which costs an addition and saves digits where rows are long
 };
 
 constexpr int kSparseTile = 14;

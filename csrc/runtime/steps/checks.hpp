@@ -40,6 +40,8 @@ inline void check_size(const Map& m, int64_t floats) {
   require(__int128(m.height) * m.width <= floats / m.lanes && m.channels <= floats, "a map is larger than the arena");
 }
 
+inline bool is_plain(const Map& m) { return m.width == 1 && m.lanes == 1 && (m.channel == 1 || m.channels == 1); }
+
 // A plain vector seen for a step that handles `images` of its images at a time: they become the rows of one group.
 inline Map with_images(Map m, int64_t images) {
   if (images == 1) return m;

@@ -23,6 +23,9 @@ bool clamp_of(const Activation& f, float& low, float& high) {
 // A tile's output channels are cut into so many parts at most, of so many channels at least, for the threads to share.
 constexpr int64_t kParts = 8, kPart = 8;
 
+// Non-zeros of a row above which its blocks are summed apart.
+constexpr int64_t kLong = 256;
+
 // [0, count) in `parts` parts of nearly the same size.
 std::vector<int64_t> split(int64_t count, int64_t parts) {
   std::vector<int64_t> first;
@@ -108,6 +111,7 @@ SparseConvStep::SparseConvStep(ConvShape shape, int64_t arena_floats, std::span<
   }
   begin_.push_back({static_cast<int64_t>(rows_.size()), static_cast<int64_t>(entries_.size())});
   require(entries_.size() == values.size(), "the columns of a row must rise");
+  apart_ = static_cast<int64_t>(values.size()) > kLong * rows;
 }
 
 void SparseConvStep::compute(const Kernels& kernels, const Place& p, int64_t begin, int64_t end) const {
@@ -116,7 +120,7 @@ void SparseConvStep::compute(const Kernels& kernels, const Place& p, int64_t beg
     const Begin first = begin_[b * parts() + begin], last = begin_[b * parts() + end];
     kernels.sparse_conv({p.panel + lowest_, p.out, p.residual, shape_.out.channel, shape_.residual.channel,
                          rows_.data() + first.row, last.row - first.row, entries_.data() + first.entry,
-                         shape_.bias.data(), p.low, p.high, p.tile, b == 0, b + 1 == count});
+                         shape_.bias.data(), p.low, p.high, p.tile, b == 0, b + 1 == count, apart_});
   }
 }
 

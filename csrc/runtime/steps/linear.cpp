@@ -9,7 +9,7 @@ void check(const LinearShape& s, int64_t arena_floats) {
   for (const Map* m : {&s.x, &s.out}) {
     check_map(*m, arena_floats);
     check_size(*m, arena_floats);
-    require(m->width == 1 && m->lanes == 1 && (m->channel == 1 || m->channels == 1), "a linear layer needs plain vectors");
+    require(is_plain(*m), "a linear layer needs plain vectors");
   }
   require(s.x.height >= s.out.height, "a linear layer's input has fewer images than its output");
   require(static_cast<int64_t>(s.bias.size()) == s.out.channels, "a bias is needed for every output");

@@ -75,6 +75,31 @@ void RepackStep::run(const Run& run, int64_t group, int64_t item) const {
                        end - c, moves_.data() + row_[r], row_[r + 1] - row_[r], index_.data(), fill_});
 }
 
+VectorInputStep::VectorInputStep(int64_t number, Map to, int64_t arena_floats) : number_(number), to_(to) {
+  check_map(to_, arena_floats);
+}
+
+void VectorInputStep::run(const Run& run, int64_t group, int64_t) const {
+  const float* from = run.inputs[number_] + group * to_.height * to_.channels;
+  for (int64_t i = 0; i < to_.height; ++i, from += to_.channels)
+    std::copy(from, from + to_.channels, to_.at(run.arena, group, i, 0, 0));
+}
+
+ExpandStep::ExpandStep(Map from, Map to, std::vector<int64_t> at, int64_t arena_floats)
+    : from_(from), to_(to), at_(std::move(at)) {
+  check_map(from_, arena_floats);
+  check_map(to_, arena_floats);
+  require(static_cast<int64_t>(at_.size()) == from_.height && from_.channels >= to_.channels, "a vector does not fit its map");
+  const int64_t span = (to_.groups - 1) * to_.group + (to_.channels - 1) * to_.channel;
+  for (int64_t a : at_) require(to_.offset + a >= 0 && to_.offset + a + span < arena_floats, "a vector lands outside the arena");
+}
+
+void ExpandStep::run(const Run& run, int64_t group, int64_t) const {
+  for (size_t i = 0; i < at_.size(); ++i)
+    for (int64_t c = 0; c < to_.channels; ++c)
+      to_.at(run.arena, group, 0, c, 0)[at_[i]] = *from_.at(run.arena, group, static_cast<int64_t>(i), c, 0);
+}
+
 OutputStep::OutputStep(Map from, Outside to, int64_t images, std::vector<int64_t> at, int64_t arena_floats)
     : from_(from), to_(to), images_(images), pixels_(static_cast<int64_t>(at.size()) / std::max<int64_t>(images, 1)),
       at_(std::move(at)) {

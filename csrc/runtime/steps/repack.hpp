@@ -43,6 +43,32 @@ class RepackStep : public Step {
   int64_t parts_ = 1;  // of the channels
 };
 
+// Brings plain vectors from a caller's array [images][channels] into the arena; the images of a group are the rows of
+// `to`.
+class VectorInputStep : public Step {
+ public:
+  VectorInputStep(int64_t number, Map to, int64_t arena_floats);
+  int64_t items() const override { return 1; }
+  void run(const Run& run, int64_t group, int64_t item) const override;
+
+ private:
+  int64_t number_;
+  Map to_;
+};
+
+// Gives plain vectors the form of a map of one pixel: that of image i of a group lies at floats at[i] from the place
+// of (group, y 0, channel c, x 0).
+class ExpandStep : public Step {
+ public:
+  ExpandStep(Map from, Map to, std::vector<int64_t> at, int64_t arena_floats);
+  int64_t items() const override { return 1; }
+  void run(const Run& run, int64_t group, int64_t item) const override;
+
+ private:
+  Map from_, to_;
+  std::vector<int64_t> at_;
+};
+
 // Writes a map to output `outside.number`: pixel p of image i of a group is at floats at[i * pixels + p] from the
 // place of (group, y 0, channel c, x 0).
 class OutputStep : public Step {

@@ -51,6 +51,8 @@ class Plan:
         index: NDArray[int32],
         fill: float,
     ) -> None: ...
+    def input_vector(self, number: int, out: Numbers) -> None:
+        """The images of input `number` [images, channels], shared out evenly among the segment's groups."""
     def output(
         self,
         source: Numbers,

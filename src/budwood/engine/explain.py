@@ -17,9 +17,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Row:
-    """A step of the plan. `ms` an image; `rate` in GFLOP/s of non-zero weights; `share` of the ceiling, 0 to 1."""
+    """A step of the plan. `ms` an image; `rate` in GFLOP/s of non-zero weights; `share` of the ceiling, 0 to 1.
+
+    `name` is the value's in the graph, `source` the module that made it, where one is known.
+    """
 
     name: str
+    source: str
     op: str
     shape: Shape
     sparsity: float
@@ -83,9 +87,11 @@ def from_times(
     """Rows from times: milliseconds an image of each step, and of the whole."""
     rates = [_rate(step.flops, ms) for step, ms in zip(steps, each, strict=True)]
     ceiling = peak or max(rates, default=0.0)
+    sources = {node.name: node.source for node in program.graph}
     rows = tuple(
         Row(
             name=s.node,
+            source=sources.get(s.node, ""),
             op=s.op,
             shape=s.shape,
             sparsity=s.sparsity,
@@ -133,7 +139,7 @@ def text(found: Profile) -> str:
 def _cells(row: Row) -> tuple[str, ...]:
     weights = row.flops > 0
     return (
-        printable(row.name),
+        printable(row.source or row.name),
         row.op,
         " x ".join(map(str, row.shape)),
         f"{row.sparsity:.1%}" if weights else "",

@@ -199,8 +199,8 @@ def constant(value: Any) -> Constant:
     """A parameter or number as an array; ValueError where it depends on the model's input."""
     if isinstance(value, Tensor):
         return np.asarray(value.detach().cpu().double().numpy())
-    if isinstance(value, int | float):
-        return np.asarray(float(value))
+    if isinstance(value, int | float | np.ndarray):
+        return np.asarray(value, np.float64)
     raise ValueError("its parameters must not depend on the model's input")
 
 

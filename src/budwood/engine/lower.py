@@ -73,6 +73,8 @@ class Context:
     ) -> None:
         if group is None:
             group = self.group_of(info.node, out)
+        if info.op != "halo":  # what is written anew has an old border
+            self.filled = [view for view in self.filled if view.buffer is not out.buffer]
         self.steps.append(Step(info, group, [v.buffer for v in reads], [out.buffer], emit))
 
     def group_of(self, name: str, view: View) -> int:
@@ -163,7 +165,7 @@ def bring(context: Context, name: str) -> None:
     number = list(context.graph.inputs).index(name)
 
     def emit(plan: _native.Plan) -> None:
-        plan.input_vector(number, to.numbers())
+        plan.input_vector(number, to.numbers(), context.group_of(name, to))
 
     context.add(info, to, [], emit)
     return None

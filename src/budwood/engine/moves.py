@@ -76,6 +76,8 @@ def table(
 
 def together(tables: list[Moves], offsets: list[int]) -> Moves:
     """One table that does what several do, row by row; the vectors that table i writes lie offsets[i] floats on."""
+    if len({len(t.row) for t in tables}) > 1:  # one of them must be done in one go
+        tables = [Moves(t.moves, t.row[[0, -1]], t.index, t.vectors) for t in tables]
     parts: list[Ints] = []
     row = [0]
     first = 0

@@ -131,6 +131,15 @@ def read_properties(source: str | os.PathLike[str] | bytes) -> dict[str, str]:
         raise UserError(f"{title}: not a sound ONNX file: {printable(str(e), 300) or type(e).__name__}") from None
 
 
+def with_properties(data: bytes, properties: dict[str, str]) -> bytes:
+    """A model's bytes with these properties and no others; our own model, which is trusted."""
+    import onnx
+
+    model = onnx.ModelProto.FromString(data)
+    onnx.helper.set_model_props(model, properties)
+    return bytes(model.SerializeToString())
+
+
 def _bytes_of(path: Path) -> bytes:
     try:
         with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb") as file:

@@ -154,6 +154,8 @@ class Storage:
             if not isinstance(node, Conv) or len(node.inputs) < 2 or node.name in shared:
                 continue
             residual = node.inputs[1]
+            if is_vector(self.graph.shapes[node.name]):
+                continue
             if residual not in shared and last[residual] == number and residual != node.inputs[0]:
                 self._inside[node.name] = (residual, 0)
 

@@ -1,6 +1,7 @@
 """Out of Budwood: dense weights for plain torchvision or timm, and ONNX with zeros, classes and preprocessing in it."""
 
 import contextlib
+import importlib.util
 import io
 import json
 import logging
@@ -17,6 +18,7 @@ from torch import nn
 from ..core.checkpoint import Lineage
 from ..core.errors import UserError
 from ..core.files import write_atomic
+from ..engine.onnx_file import with_properties
 from .network import Network
 
 
@@ -41,11 +43,9 @@ def export(network: Network, path: Path) -> None:
 
 def to_onnx(module: nn.Module, lineage: Lineage) -> bytes:
     """The network in eval mode as an ONNX model: input `images` (batch, 3, size, size), output `logits`."""
-    try:
-        import onnx
-        import onnxscript  # noqa: F401 -- torch.onnx needs it and says so only deep inside
-    except ImportError:
-        raise UserError("onnx and onnxscript are not installed; pip install 'budwood[onnx]'") from None
+    # torch.onnx needs them, and says so only deep inside.
+    if any(importlib.util.find_spec(name) is None for name in ("onnx", "onnxscript")):
+        raise UserError("onnx and onnxscript are not installed; pip install 'budwood[onnx]'")
     size = lineage.preprocessing.size
     training = module.training
     with tempfile.TemporaryDirectory() as folder:
@@ -61,7 +61,7 @@ def to_onnx(module: nn.Module, lineage: Lineage) -> bytes:
                 output_names=["logits"],
                 external_data=False,
             )
-        model = onnx.load(file)
+        data = Path(file).read_bytes()
     module.train(training)
     properties = {
         "classes": json.dumps(lineage.classes),
@@ -70,8 +70,7 @@ def to_onnx(module: nn.Module, lineage: Lineage) -> bytes:
         "method": lineage.method,
         "task": lineage.task or "",
     }
-    onnx.helper.set_model_props(model, properties)
-    return bytes(model.SerializeToString())
+    return with_properties(data, properties)
 
 
 @contextlib.contextmanager

@@ -57,7 +57,7 @@ def _measure_statistics(model: nn.Module, example: Tensor, random: torch.Generat
     try:
         model.eval()
         if norms:
-            model(example.to(next(model.parameters())))
+            model(example.to(norms[0].running_mean))
     finally:
         for hook in hooks:
             hook.remove()

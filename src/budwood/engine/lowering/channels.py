@@ -21,6 +21,27 @@ def copy_channels(context: Context, node: str, name: str, channels: Iterable[int
     context.add(info, out, [source], lambda plan: plan.copy(source.numbers(), out.numbers(), images, numbers))
 
 
+def as_map(context: Context, name: str) -> str:
+    """A name for the value as a feature map: one of a single pixel is kept as a vector otherwise."""
+    if not is_vector(context.shape(name)):
+        return name
+    key = f"{name} (map)"
+    if key not in context.storage.views:
+        source, channels = context.view(name), context.shape(name)[0]
+        layout = context.storage.layout((1, 1))
+        out = context.storage.new(layout, channels)
+        context.graph.shapes[key] = (channels, 1, 1)
+        context.storage.views[key] = out
+        one = np.zeros(1, np.int64)
+
+        def emit(plan: _native.Plan) -> None:
+            at = np.array([int(layout.places(one + image, one, one)[2][0]) for image in range(layout.images)], np.int64)
+            plan.expand(source.numbers(), out.numbers(), layout.images, at)
+
+        context.add(StepInfo(name, "copy", "copy", "", (channels, 1, 1)), out, [source], emit, group=layout.images)
+    return key
+
+
 def lower_concat(context: Context, node: Concat) -> None:
     first = 0
     for name in node.inputs:
@@ -32,18 +53,19 @@ def lower_concat(context: Context, node: Concat) -> None:
 
 
 def lower_select(context: Context, node: Select) -> None:
-    source = context.view(node.inputs[0])
+    context.view(node.inputs[0])
     if not context.storage.is_part(node.name, node.inputs[0], node.channels[0]):
         copy_channels(context, node.name, node.inputs[0], node.channels, context.storage.view(node.name))
-    del source
 
 
 def lower_pad(context: Context, node: Pad) -> None:
     out = context.storage.view(node.name)
     info = StepInfo(node.name, "Pad", "repack", "", context.shape(node.name))
-    name = node.inputs[0]
+    name = as_map(context, node.inputs[0])
+    if is_vector(context.shape(node.name)):
+        return copy_channels(context, node.name, node.inputs[0], range(out.channels), out)
     window = Window((1, 1), (-node.padding[0], -node.padding[2]))
-    repack(context, name, out, [window], node.value, info, outside=name in context.graph.inputs)
+    return repack(context, name, out, [window], node.value, info, outside=name in context.graph.inputs)
 
 
 def flatten(context: Context, node: str, name: str) -> View:

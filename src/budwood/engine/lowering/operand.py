@@ -16,6 +16,7 @@ from ..graph import Conv, Edges, Node, Pair, Pool
 from ..lower import Context, StepInfo, fill_halo, fill_phases, repack
 from ..moves import Window
 from ..storage import MapNumbers, View, is_vector
+from .channels import as_map
 
 Tap = tuple[int, int, int]  # phase, rows, vectors
 
@@ -89,11 +90,18 @@ def phased_convolutions(context: Context) -> dict[str, Taps]:
         if len(reads) != 1 or node.name in graph.outputs or not isinstance(reads[0], Pool):
             continue
         pool, shapes = reads[0], graph.shapes
-        if pool.stride != (1, 1) and not is_vector(shapes[pool.name]) and not is_vector(shapes[node.name]):
-            found[node.name] = pool_taps(pool)
+        t = pool_taps(pool)
+        # Every phase must fit the pooling's plane: what reaches beyond it is no place of a convolution's output.
+        fits = all(
+            -(-(shapes[node.name][1 + a] - phase[a]) // t.stride[a]) <= shapes[pool.name][1 + a]
+            for phase in t.phases
+            for a in (0, 1)
+        )
+        if fits and pool.stride != (1, 1) and not is_vector(shapes[pool.name]) and not is_vector(shapes[node.name]):
+            found[node.name] = t
             layout = context.storage.view(pool.name).buffer.layout
-            view = context.storage.new(layout, shapes[node.name][0] * len(found[node.name].phases))
-            view.buffer.halo = found[node.name].halo
+            view = context.storage.new(layout, shapes[node.name][0] * len(t.phases))
+            view.buffer.halo = t.halo
             context.storage.views[node.name] = view
     return found
 
@@ -158,7 +166,7 @@ def operand(context: Context, node: str, name: str, out: View, t: Taps, *, fill:
         if t.halo != (0, 0):
             fill_halo(context, name)
         return Operand(view, 1, t.taps)
-    return dealt_out(context, node, name, out, [t], fill)[0]
+    return dealt_out(context, node, as_map(context, name), out, [t], fill)[0]
 
 
 def dealt_out(context: Context, node: str, name: str, out: View, windows: list[Taps], fill: float) -> list[Operand]:

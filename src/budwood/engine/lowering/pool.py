@@ -11,14 +11,12 @@ from ..layout import Layout
 from ..lower import Context, StepInfo, repack
 from ..moves import Window
 from ..storage import View, is_vector
-from .channels import copy_channels
+from .channels import as_map, copy_channels
 from .operand import fill_of, operand, pool_taps
 
 
 def lower_pool(context: Context, node: Pool) -> None:
     shape = context.shape(node.inputs[0])
-    if is_vector(shape):
-        raise NotImplementedError(f"{node.name}: pooling of a single pixel")
     out = context.storage.view(node.name)
     target = out
     if is_vector(context.shape(node.name)):  # made as a map of one pixel, then turned into a vector
@@ -84,6 +82,8 @@ def lower_adaptive(context: Context, node: AdaptivePool) -> None:
     info = StepInfo(node.name, "AdaptivePool", "average", f"{node.size[0]} x {node.size[1]}", context.shape(node.name))
     if context.shape(node.name) == (shape if len(shape) == 3 else ()):
         return copy_channels(context, node.name, name, range(shape[0]), out)
+    if is_vector(context.shape(node.name)) and is_vector(shape):
+        return copy_channels(context, node.name, name, range(shape[0]), out)
     if is_vector(context.shape(node.name)):
         return _average(context, node.name, context.view(name), out, info)
     return _cells(context, node, info)
@@ -91,7 +91,7 @@ def lower_adaptive(context: Context, node: AdaptivePool) -> None:
 
 def _cells(context: Context, node: AdaptivePool, info: StepInfo) -> None:
     """The mean of each cell, made for the images that share a vector in the source, then laid out as the output."""
-    source, out = context.view(node.inputs[0]), context.storage.view(node.name)
+    source, out = context.view(as_map(context, node.inputs[0])), context.storage.view(node.name)
     have, want = source.buffer.layout, out.buffer.layout
     assert have is not None and want is not None
     made = out
