@@ -120,7 +120,8 @@ void test_sparse_conv(const Kernels& k, Random& random) {
     Target out(q.channels * d.pitch);
     d.prepare(q, out);
     k.sparse_conv({d.panel.data(), out.data(), q.residual ? d.residual.data() : nullptr, d.pitch, d.residual_pitch,
-                   rows.data(), q.channels, entries.data(), d.bias.data(), q.limits.low, q.limits.high, q.tile, q.first, q.last});
+                   rows.data(), q.channels, entries.data(), d.bias.data(), q.limits.low, q.limits.high, q.tile, q.first, q.last,
+                   (q.tile + q.channels) % 2 == 0});
     const auto what = label("sparse_conv", {q.tile, q.channels, q.depth, q.first, q.last});
     for (int64_t c = 0; c < q.channels; ++c) d.expect(q, out, c, [&](int64_t e) { return weight[c][e]; }, what);
     out.finish(what);
@@ -286,7 +287,7 @@ void test_linear(const Kernels& k, Random& random) {
 
 void test_sparse_linear(const Kernels& k, Random& random) {
   const int64_t L = k.lanes;
-  for (int64_t images : {1, 3})
+  for (int64_t images : {int64_t(1), int64_t(3), int64_t(4), L, L + 1, 2 * L + 5})
     for (int64_t rows : {1, 5, 18})
       for (int64_t depth : {1, 40, 600}) {
         auto x = random.floats(images * depth);
@@ -303,7 +304,8 @@ void test_sparse_linear(const Kernels& k, Random& random) {
         }
         const Limits limits = kLimits[(images + rows) % 3];
         Target out(images * (rows + 4));
-        k.sparse_linear({x.data(), out.data(), depth, rows + 4, images, rows, values.data(), index.data(), start.data(),
+        std::vector<float> scratch(images < kSparseLinearTogether ? 0 : depth * L);
+        k.sparse_linear({x.data(), out.data(), scratch.data(), depth, rows + 4, images, rows, depth, values.data(), index.data(), start.data(),
                          bias.data(), limits.low, limits.high});
         const auto what = label("sparse_linear", {images, rows, depth});
         for (int64_t i = 0; i < images; ++i)

@@ -6,15 +6,13 @@ namespace budwood::BUDWOOD_ISA {
 namespace {
 
 // T sums in registers hide the latency of the multiply-add and share each broadcast weight. A tile may span rows, so
-// that a narrow map fills it too.
+// that a narrow map fills it too. Bias and residual are added last: a large number to begin with would cost every
+// product some of its digits.
 template <int T>
 void channels(const Depthwise& d) {
   for (int64_t c = d.first; c < d.first + d.channels; ++c) {
     Vec sum[T];
-    for (int t = 0; t < T; ++t) sum[t] = broadcast(d.bias[c]);
-    if (d.residual)
-      for (int t = 0; t < T; ++t)
-        sum[t] = add(sum[t], load(d.residual + d.residual_at[t] + c * d.residual_channel));
+    for (int t = 0; t < T; ++t) sum[t] = broadcast(0.0f);
     const char* from[T];
     for (int t = 0; t < T; ++t)
       from[t] = reinterpret_cast<const char*>(d.operand + d.operand_at[t] + c / d.multiplier * d.operand_channel);
@@ -23,6 +21,10 @@ void channels(const Depthwise& d) {
       for (int t = 0; t < T; ++t)
         sum[t] = fma(weight, load(reinterpret_cast<const float*>(from[t] + e->offset)), sum[t]);
     }
+    for (int t = 0; t < T; ++t) sum[t] = add(sum[t], broadcast(d.bias[c]));
+    if (d.residual)
+      for (int t = 0; t < T; ++t)
+        sum[t] = add(sum[t], load(d.residual + d.residual_at[t] + c * d.residual_channel));
     for (int t = 0; t < T; ++t) store(d.out + d.out_at[t] + c * d.out_channel, clamp(sum[t], d.low, d.high));
   }
 }

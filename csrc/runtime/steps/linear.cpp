@@ -65,7 +65,15 @@ SparseLinearStep::SparseLinearStep(LinearShape shape, std::span<const float> val
     for (; values_.size() % lanes != 0; values_.push_back(0)) index_.push_back(-1);
   }
   start_.push_back(static_cast<int64_t>(values_.size()) / lanes);
-  parts_ = parts_of(outputs, static_cast<int64_t>(values_.size()) * shape_.out.height / outputs + 1);
+  const int64_t depth = shape_.x.channels, entries = static_cast<int64_t>(values_.size());
+  const bool together = shape_.out.height >= kSparseLinearTogether;
+  require(!together || shape_.x.row < (int64_t(1) << 31) / lanes, "the images of a linear layer lie too far apart");
+  scratch_ = together ? depth * lanes : 0;
+  // Each part lays the images side by side anew, which costs about 8 products for every input: a third of its time
+  // at most.
+  const int64_t per_output = entries / outputs + 1;
+  parts_ = together ? std::clamp<int64_t>(entries / (16 * depth), 1, std::min<int64_t>(16, outputs))
+                    : parts_of(outputs, per_output * shape_.out.height);
 }
 
 void SparseLinearStep::run(const Run& run, int64_t group, int64_t item) const {
@@ -73,8 +81,10 @@ void SparseLinearStep::run(const Run& run, int64_t group, int64_t item) const {
   const int64_t m = part(s.out.channels, parts_, item), end = part(s.out.channels, parts_, item + 1);
   const Bounds bounds = bounds_of(s.activation);
   float* out = s.out.at(run.arena, group, 0, 0, 0) + m;
-  run.kernels->sparse_linear({s.x.at(run.arena, group, 0, 0, 0), out, s.x.row, s.out.row, s.out.height, end - m,
-                              values_.data(), index_.data(), start_.data() + m, s.bias.data() + m, bounds.low, bounds.high});
+  thread_local std::vector<float> scratch;
+  if (static_cast<int64_t>(scratch.size()) < scratch_) scratch.resize(scratch_);
+  run.kernels->sparse_linear({s.x.at(run.arena, group, 0, 0, 0), out, scratch.data(), s.x.row, s.out.row, s.out.height,
+                              end - m, s.x.channels, values_.data(), index_.data(), start_.data() + m, s.bias.data() + m, bounds.low, bounds.high});
   if (!bounds.all) activate(run, s, out, s.out.height, end - m);
 }
 

@@ -30,7 +30,7 @@ class LinearStep : public Step {
   int64_t output_parts_, image_parts_;
 };
 
-// The same with most weights gone, for one image or a few: see kernels/sparse_linear.
+// The same with most weights gone: see kernels/sparse_linear.
 class SparseLinearStep : public Step {
  public:
   // CSR: row m's entries are values[start[m]] .. values[start[m + 1] - 1] for the channels columns[...].
@@ -44,7 +44,7 @@ class SparseLinearStep : public Step {
   std::vector<float> values_;
   std::vector<int32_t> index_;
   std::vector<int64_t> start_;  // in vectors
-  int64_t parts_;
+  int64_t parts_, scratch_;     // floats that a part needs beside
 };
 
 }  // namespace budwood

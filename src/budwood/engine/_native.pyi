@@ -195,7 +195,7 @@ class Plan:
         activation: int,
         numbers: Floats,
     ) -> None:
-        """CSR, a row per output. For one image or a few; for more, repack them into the lanes and use sparse_conv."""
+        """CSR, a row per output."""
     def layer_norm(
         self,
         source: Numbers,

@@ -138,7 +138,8 @@ class _Walk:
                 self.values[node] = self._value(node)
         if self.problems:
             named = "; ".join(str(p) for p in list(self.problems.values())[:MOST_NAMED])
-            raise UserError(f"{len(self.problems)} operators of the network are not supported: {named}")
+            rest = f"; and {more} more" if (more := len(self.problems) - MOST_NAMED) > 0 else ""
+            raise UserError(f"operators of the network that are not supported: {named}{rest}")
         return self._finish(outputs)
 
     def _outputs(self) -> list[torch.fx.Node]:

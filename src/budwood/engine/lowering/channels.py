@@ -80,6 +80,7 @@ def lower_flatten(context: Context, node: Flatten) -> None:
     name = node.inputs[0]
     out = context.storage.view(node.name)
     if is_vector(context.shape(name)):
+        context.view(name)
         if not context.storage.is_part(node.name, name, 0):
             copy_channels(context, node.name, name, range(context.shape(name)[0]), out)
     else:
