@@ -9,50 +9,36 @@ namespace budwood::bind {
 namespace {
 
 ConvShape conv_shape(const Numbers& operand, const Numbers& out, const std::optional<Numbers>& residual,
-                     const Input& offsets, int64_t widest, const Input& blocks, int32_t activation,
+                     const Input& offsets, int64_t widest, const Input& blocks, bool by_channels, int32_t activation,
                      const std::array<float, 3>& numbers, const Input& bias) {
   return {map_of(operand), map_of(out), residual ? map_of(*residual) : Map{},
-          copy<int64_t>(offsets, "offsets", "int64"), widest, copy<int64_t>(blocks, "blocks", "int64"),
+          copy<int64_t>(offsets, "offsets", "int64"), widest, copy<int64_t>(blocks, "blocks", "int64"), by_channels,
           activation_of(activation, numbers), copy<float>(bias, "bias", "float32")};
-}
-
-// moves: int64 [moves, 4], the fields of Move in their order.
-std::vector<Move> moves_of(const Input& array) {
-  check<int64_t>(array, "moves", 2, "int64");
-  if (array.shape(1) != 4) refuse("moves must be [moves, 4]");
-  const int64_t* n = pointer<int64_t>(array);
-  std::vector<Move> moves(array.shape(0));
-  for (auto& m : moves) {
-    if (n[0] < 0 || n[0] > Move::gather) refuse("unknown kind of move");
-    m = {static_cast<int32_t>(n[0]), static_cast<int32_t>(n[1]), n[2], n[3]};
-    n += 4;
-  }
-  return moves;
 }
 
 void add_steps(nanobind::class_<Program>& plan) {
   using nanobind::arg;
   plan.def("sparse_conv",
            [](Program& p, const Numbers& operand, const Numbers& out, const std::optional<Numbers>& residual,
-              const Input& offsets, int64_t widest, const Input& blocks, int32_t activation,
+              const Input& offsets, int64_t widest, const Input& blocks, bool by_channels, int32_t activation,
               const std::array<float, 3>& numbers, const Input& bias, const Input& values, const Input& columns,
               const Input& start) {
              p.plan().add(std::make_unique<SparseConvStep>(
-                 conv_shape(operand, out, residual, offsets, widest, blocks, activation, numbers, bias), p.floats(),
+                 conv_shape(operand, out, residual, offsets, widest, blocks, by_channels, activation, numbers, bias), p.floats(),
                  list<float>(values, "values", "float32"), list<int32_t>(columns, "columns", "int32"),
                  list<int64_t>(start, "start", "int64")));
            },
-           arg("operand"), arg("out"), arg("residual").none(), arg("offsets"), arg("widest"), arg("blocks"),
+           arg("operand"), arg("out"), arg("residual").none(), arg("offsets"), arg("widest"), arg("blocks"), arg("by_channels"),
            arg("activation"), arg("numbers"), arg("bias"), arg("values"), arg("columns"), arg("start"));
   plan.def("dense_conv",
            [](Program& p, const Numbers& operand, const Numbers& out, const std::optional<Numbers>& residual,
-              const Input& offsets, int64_t widest, const Input& blocks, int32_t activation,
+              const Input& offsets, int64_t widest, const Input& blocks, bool by_channels, int32_t activation,
               const std::array<float, 3>& numbers, const Input& bias, const Input& weights, int64_t groups) {
              p.plan().add(std::make_unique<DenseConvStep>(
-                 conv_shape(operand, out, residual, offsets, widest, blocks, activation, numbers, bias), p.floats(),
+                 conv_shape(operand, out, residual, offsets, widest, blocks, by_channels, activation, numbers, bias), p.floats(),
                  list<float>(weights, "weights", "float32"), groups));
            },
-           arg("operand"), arg("out"), arg("residual").none(), arg("offsets"), arg("widest"), arg("blocks"),
+           arg("operand"), arg("out"), arg("residual").none(), arg("offsets"), arg("widest"), arg("blocks"), arg("by_channels"),
            arg("activation"), arg("numbers"), arg("bias"), arg("weights"), arg("groups"));
   plan.def("repack",
            [](Program& p, const Numbers& from, const Numbers& to, const Input& moves, const Input& row,

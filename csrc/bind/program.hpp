@@ -39,6 +39,20 @@ std::vector<T> copy(const Input& array, const char* name, const char* type) {
   return {span.begin(), span.end()};
 }
 
+// moves: int64 [moves, 4], the fields of Move in their order.
+inline std::vector<Move> moves_of(const Input& array) {
+  check<int64_t>(array, "moves", 2, "int64");
+  if (array.shape(1) != 4) refuse("moves must be [moves, 4]");
+  const int64_t* n = pointer<int64_t>(array);
+  std::vector<Move> moves(array.shape(0));
+  for (auto& m : moves) {
+    if (n[0] < 0 || n[0] > Move::gather) refuse("unknown kind of move");
+    m = {static_cast<int32_t>(n[0]), static_cast<int32_t>(n[1]), n[2], n[3]};
+    n += 4;
+  }
+  return moves;
+}
+
 // A plan as Python sees it: its steps are added one by one, then it is run.
 class Program {
  public:

@@ -4,12 +4,12 @@
 // plain vectors, the images that a step handles at a time; on feature maps 1, as their groups hold several images.
 #include "bind/program.hpp"
 #include "runtime/steps/average.hpp"
+#include "runtime/steps/channelwise.hpp"
 #include "runtime/steps/checks.hpp"
 #include "runtime/steps/elementwise.hpp"
 #include "runtime/steps/linear.hpp"
 #include "runtime/steps/norm.hpp"
 #include "runtime/steps/vectors.hpp"
-#include "runtime/steps/window.hpp"
 
 namespace budwood::bind {
 namespace {
@@ -54,19 +54,31 @@ void copy_channels(Program& p, const Numbers& source, const Numbers& out, int64_
   p.plan().add(std::make_unique<CopyStep>(rows_of(source, images), rows_of(out, images), integers(channels, "channels"), p.floats()));
 }
 
-void depthwise(Program& p, const Numbers& operand, const Numbers& out, const std::optional<Numbers>& residual,
-               const Input& taps, const Input& weights, const Input& bias, int64_t multiplier, int32_t activation,
-               const Floats& numbers) {
+// The source of a channelwise step and how its planes are laid out anew: moves [n, 4] as in bind/plan.cpp.
+LocalPlane plane_of(Program& p, const Numbers& source, const Input& moves, const Input& index, float fill,
+                    int64_t groups_of_source, int64_t scratch) {
+  return {map_of(source), moves_of(moves), copy<int32_t>(index, "index", "int32"), fill, groups_of_source, scratch,
+          p.floats(), p.lanes()};
+}
+
+void depthwise(Program& p, const Numbers& source, const Input& moves, const Input& index, float fill,
+               int64_t groups_of_source, int64_t scratch, int64_t origin, int64_t row, const Numbers& out,
+               const std::optional<Numbers>& residual, const Input& taps, const Input& weights, const Input& bias,
+               int32_t activation, const Floats& numbers) {
   check<float>(weights, "weights", 2, "float32");
   p.plan().add(std::make_unique<DepthwiseStep>(
-      map_of(operand), map_of(out), residual ? map_of(*residual) : Map{}, integers(taps, "taps"),
-      std::span<const float>(pointer<float>(weights), weights.size()), floats(bias, "bias"), multiplier,
+      plane_of(p, source, moves, index, fill, groups_of_source, scratch), origin, row, map_of(out),
+      residual ? map_of(*residual) : Map{}, integers(taps, "taps"),
+      std::span<const float>(pointer<float>(weights), weights.size()), floats(bias, "bias"),
       activation_of(activation, numbers), p.floats(), p.lanes()));
 }
 
-void pool(Program& p, const Numbers& operand, const Numbers& out, const Input& taps, bool largest, const Input& factors) {
-  p.plan().add(std::make_unique<PoolStep>(largest, map_of(operand), map_of(out), integers(taps, "taps"),
-                                          floats(factors, "factors"), p.floats(), p.lanes()));
+void pool(Program& p, const Numbers& source, const Input& moves, const Input& index, float fill,
+          int64_t groups_of_source, int64_t scratch, int64_t origin, int64_t row, const Numbers& out, const Input& taps,
+          bool largest, const Input& factors) {
+  p.plan().add(std::make_unique<PoolStep>(largest, plane_of(p, source, moves, index, fill, groups_of_source, scratch),
+                                          origin, row, map_of(out), integers(taps, "taps"), floats(factors, "factors"),
+                                          p.floats(), p.lanes()));
 }
 
 void global_average(Program& p, const Numbers& source, const Numbers& out, int64_t images, int64_t pixels,
@@ -135,9 +147,11 @@ void add_more_steps(nanobind::class_<Program>& plan) {
   plan.def("mul", &combine<Elementwise::mul>, arg("a"), arg("b"), arg("out"), arg("images"), arg("gate_images"),
            arg("activation"), arg("numbers"));
   plan.def("copy", &copy_channels, arg("source"), arg("out"), arg("images"), arg("channels"));
-  plan.def("depthwise", &depthwise, arg("operand"), arg("out"), arg("residual").none(), arg("taps"), arg("weights"),
-           arg("bias"), arg("multiplier"), arg("activation"), arg("numbers"));
-  plan.def("pool", &pool, arg("operand"), arg("out"), arg("taps"), arg("largest"), arg("factors"));
+  plan.def("depthwise", &depthwise, arg("source"), arg("moves"), arg("index"), arg("fill"), arg("groups_of_source"),
+           arg("scratch"), arg("origin"), arg("row"), arg("out"), arg("residual").none(), arg("taps"), arg("weights"),
+           arg("bias"), arg("activation"), arg("numbers"));
+  plan.def("pool", &pool, arg("source"), arg("moves"), arg("index"), arg("fill"), arg("groups_of_source"),
+           arg("scratch"), arg("origin"), arg("row"), arg("out"), arg("taps"), arg("largest"), arg("factors"));
   plan.def("global_average", &global_average, arg("source"), arg("out"), arg("images"), arg("pixels"), arg("mask"));
   plan.def("adaptive_average", &adaptive_average, arg("source"), arg("out"), arg("start"), arg("offsets"), arg("at"));
   plan.def("linear", &linear, arg("source"), arg("out"), arg("images"), arg("weights"), arg("bias"), arg("activation"),

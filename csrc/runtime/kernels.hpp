@@ -2,7 +2,6 @@
 
 #include "kernels/activation.hpp"
 #include "kernels/dense_conv/dense_conv.hpp"
-#include "kernels/depthwise/depthwise.hpp"
 #include "kernels/elementwise/elementwise.hpp"
 #include "kernels/global_average/global_average.hpp"
 #include "kernels/layer_norm/layer_norm.hpp"
@@ -13,6 +12,7 @@
 #include "kernels/sparse_conv/sparse_conv.hpp"
 #include "kernels/sparse_linear/sparse_linear.hpp"
 #include "kernels/spmm/spmm.hpp"
+#include "kernels/stencil/stencil.hpp"
 
 // The kernel table: one line a kernel. The argument type is the kernel's name in another case.
 #define BUDWOOD_KERNELS(X)              \
@@ -20,7 +20,7 @@
   X(repack, Repack)                     \
   X(sparse_conv, SparseConv)            \
   X(dense_conv, DenseConv)              \
-  X(depthwise, Depthwise)               \
+  X(stencil, Stencil) \
   X(pool, Pool)                         \
   X(global_average, GlobalAverage)      \
   X(linear, Linear)                     \

@@ -72,7 +72,8 @@ void ThreadPool::share(int threads, int64_t items, int64_t grain, Call call, con
   loop_.fetch_add(1, std::memory_order_seq_cst);
   if (asleep_.load(std::memory_order_seq_cst) > 0) loop_.notify_all();
   take(0);
-  while (working_.load(std::memory_order_acquire) > 0) pause();
+  // A worker that was put off its core is not waited for with ours held: there may be no other for it.
+  for (int spin = 0; working_.load(std::memory_order_acquire) > 0; ++spin) spin < kSpins / 10 ? pause() : std::this_thread::yield();
 }
 
 void ThreadPool::serve(int number, uint32_t seen) {

@@ -4,6 +4,7 @@
 #include <new>
 
 #include "runtime/steps/checks.hpp"
+#include "runtime/steps/repack.hpp"
 
 namespace budwood {
 namespace {
@@ -54,13 +55,11 @@ LocalPlane::LocalPlane(Map from, std::vector<Move> moves, std::vector<int32_t> i
   check_map(from_, arena_floats);
   require(scratch_ >= 1 && scratch_ < (int64_t(1) << 30), "the scratch memory's size is out of range");
   require(groups_of_source_ >= 1 && from_.groups % groups_of_source_ == 0, "a repack needs more groups in its source");
-  const Map to{0, 0, 0, 0, 1, 1, 1, scratch_ / lanes, lanes, 0, 0};
   check_moves(moves_, index_, lanes, [&](int64_t at, int64_t width) {
     const int64_t first = from_.offset + at;
     return first >= 0 && first + width + (from_.groups - groups_of_source_) * from_.group +
                                  (from_.channels - 1) * from_.channel <= arena_floats;
   }, [&](int64_t at) { return at >= 0 && at + lanes <= scratch_; });
-  (void)to;
 }
 
 const float* LocalPlane::bring(const Run& run, int64_t group, int64_t c) const {

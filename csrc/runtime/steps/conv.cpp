@@ -70,7 +70,10 @@ void ConvStep::run_range(const Run& run, int64_t group, int64_t begin, int64_t e
   const auto tiles = static_cast<int64_t>(tiles_.size());
   const Map& out = shape_.out;
   while (begin < end) {
-    const int64_t tile = begin / parts(), first = begin % parts(), last = std::min(parts(), first + end - begin);
+    int64_t tile = begin / parts(), first = begin % parts(), last = std::min(parts(), first + end - begin);
+    if (shape_.by_channels) {
+      tile = begin % (out.height * tiles), first = begin / (out.height * tiles), last = first + 1;
+    }
     const int64_t y = tile / tiles, x = tiles_[tile % tiles].x;
     const Place place{shape_.operand.at(run.arena, group, y, 0, x), out.at(run.arena, group, y, 0, x),
                       shape_.residual.groups > 0 ? shape_.residual.at(run.arena, group, y, 0, x) : nullptr,

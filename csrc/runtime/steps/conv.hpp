@@ -16,6 +16,7 @@ struct ConvShape {
   std::vector<int64_t> offsets;
   int64_t widest;               // vectors of pixels that a tile has at most
   std::vector<int64_t> blocks;  // the k at which a block begins, then K: what stays in the first-level cache together
+  bool by_channels;             // threads share the channels rather than the tiles: so does who reads the output
   Activation activation;
   std::vector<float> bias;
 };
@@ -25,7 +26,7 @@ class ConvStep : public Step {
   // An item is a part of the output channels of a tile. A thread takes whole tiles as long as it can, so that the
   // inputs of a block are brought to its cache once for all channels.
   int64_t items() const override { return shape_.out.height * static_cast<int64_t>(tiles_.size()) * parts(); }
-  int64_t grain() const override { return parts(); }
+  int64_t grain() const override { return shape_.by_channels ? 1 : parts(); }
   void run(const Run& run, int64_t group, int64_t item) const override { run_range(run, group, item, item + 1); }
   void run_range(const Run& run, int64_t group, int64_t begin, int64_t end) const override;
 

@@ -35,8 +35,6 @@ void RepackStep::prepare(int64_t lanes, int64_t arena_floats) {
               std::is_sorted(row_.begin(), row_.end()),
           "the rows of a repack must cover its moves");
   parts_ = parts_of(to_.channels, std::max<int64_t>(static_cast<int64_t>(row_.size()) - 1, 1));
-  require(index_.size() % lanes == 0, "an index vector has one entry per lane");
-  const int64_t vectors = static_cast<int64_t>(index_.size()) / lanes;
   // What one channel of one group may touch, seen from its place at (y 0, x 0).
   const auto inside = [&](int64_t at, const Map& m, int64_t last_group, int64_t width) {
     const int64_t first = m.offset + at;
@@ -47,21 +45,7 @@ void RepackStep::prepare(int64_t lanes, int64_t arena_floats) {
     return outside_ ? at >= 0 && at + width <= extent_
                     : inside(at, from_, from_.groups - groups_of_source_, width);
   };
-  std::vector<bool> gathered(vectors, false);
-  for (const Move& m : moves_) {
-    require(inside(m.to, to_, to_.groups - 1, lanes), "a move writes outside the arena");
-    if (m.kind != Move::gather) require(readable(m.from, lanes), "a move reads outside its source");
-    if (m.kind == Move::copy) continue;
-    require(m.index >= 0 && m.index < vectors, "a move names no index vector");
-    if (m.kind == Move::gather) gathered[m.index] = true;
-    else
-      for (int64_t i = 0; i < lanes; ++i) require(index_[m.index * lanes + i] < lanes, "a permutation names no lane");
-  }
-  for (int64_t v = 0; v < vectors; ++v)
-    for (int64_t i = 0; gathered[v] && i < lanes; ++i) {
-      const int32_t at = index_[v * lanes + i];
-      require(at < 0 || readable(at, 1), "a move reads outside its source");
-    }
+  check_moves(moves_, index_, lanes, readable, [&](int64_t at) { return inside(at, to_, to_.groups - 1, lanes); });
 }
 
 int64_t RepackStep::items() const { return static_cast<int64_t>(row_.size() - 1) * parts_; }

@@ -56,6 +56,7 @@ class Context:
     filled: list[View] = field(default_factory=list)  # whose halo holds their border
     arrived: set[str] = field(default_factory=set)  # inputs of the graph that stand in the arena
     phased: dict[str, Any] = field(default_factory=dict)  # convolutions made in the phases that a pooling wants
+    users: dict[str, list[Node]] = field(default_factory=dict)
     together: dict[str, int] = field(default_factory=dict)  # images that vectors are made for at a time
 
     def shape(self, name: str) -> Shape:
@@ -92,14 +93,23 @@ def _to_place(view: View, layout: Layout) -> Callable[[NDArray[np.int64], NDArra
     return lambda y, x: y * view.buffer.row + x * layout.lanes
 
 
-def _from_map(view: View, layout: Layout) -> Callable[..., tuple[NDArray[np.int64], NDArray[np.int64]]]:
+def from_map(
+    view: View, layout: Layout, phased: Any = None
+) -> Callable[..., tuple[NDArray[np.int64], NDArray[np.int64]]]:
+    """The place of pixels of a feature map; `phased`: the phase of a stride that they were made in."""
+
     def place(
         image: NDArray[np.int64], row: NDArray[np.int64], column: NDArray[np.int64]
     ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        first = 0
+        if phased is not None:
+            first = phased.number * view.buffer.channel
+            row = np.maximum(row - phased.phase[0], 0) // phased.stride[0]
+            column = np.maximum(column - phased.phase[1], 0) // phased.stride[1]
         # A group of the destination may take its images from several groups of the source.
         y, x, lane = layout.places(image % layout.images, row, column)
         group = image // layout.images * view.buffer.group
-        return group + y * view.buffer.row + x * layout.lanes, lane
+        return first + group + y * view.buffer.row + x * layout.lanes, lane
 
     return place
 
@@ -139,7 +149,7 @@ def repack(
             place = _from_array(channels * height * width, width)
         else:
             assert view.buffer.layout is not None
-            place = _from_map(view, view.buffer.layout)
+            place = from_map(view, view.buffer.layout)
         tables = [table(layout, buffer.halo, _to_place(to, layout), (height, width), place, w) for w in windows]
         m = together(tables, [number * buffer.channel for number in range(len(windows))])
         n = to.numbers()
@@ -189,51 +199,11 @@ def fill_halo(context: Context, name: str) -> None:
             view.buffer.halo,
             _to_place(view, layout),
             (height, width),
-            _from_map(view, layout),
+            from_map(view, layout),
             Window(),
             only_changed=True,
         )
         plan.repack(view.numbers(), view.numbers(), m.moves, m.row, m.index, 0.0, 1)
-
-    context.add(StepInfo(name, "halo", "repack", "", context.shape(name)), view, [view], emit)
-
-
-def fill_phases(context: Context, name: str, windows: Any, fill: float) -> None:
-    """The step that fills the halo of a value that stands in phases; the places beyond the image get `fill`."""
-    view = context.storage.views[name]
-    layout = view.buffer.layout
-    assert layout is not None
-    channels, height, width = context.shape(name)
-    phases, stride = windows.phases, windows.stride
-
-    def emit(plan: _native.Plan) -> None:
-        buffer = view.buffer
-        tables = []
-        for number, (top, left) in enumerate(phases):
-            offset = number * buffer.channel
-
-            def place(
-                image: NDArray[np.int64],
-                row: NDArray[np.int64],
-                column: NDArray[np.int64],
-                *,
-                top: int = top,
-                left: int = left,
-                offset: int = offset,
-            ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-                y, x, lane = layout.places(image, (row - top) // stride[0], (column - left) // stride[1])
-                return offset + y * buffer.row + x * layout.lanes, lane
-
-            def to(y: NDArray[np.int64], x: NDArray[np.int64], offset: int = offset) -> NDArray[np.int64]:
-                return offset + y * buffer.row + x * layout.lanes
-
-            window = Window(stride, (top, left), windows.reach((top, left)))
-            t = table(layout, buffer.halo, to, (height, width), place, window, only_changed=True)
-            tables.append(t)
-        m = together(tables, [0] * len(tables))
-        n = view.numbers()
-        numbers = (*n[:3], n[3] * len(phases), *n[4:6], channels, *n[7:])
-        plan.repack(numbers, numbers, m.moves, m.row, m.index, fill, 1)
 
     context.add(StepInfo(name, "halo", "repack", "", context.shape(name)), view, [view], emit)
 
@@ -355,6 +325,7 @@ def lower(graph: Graph, images: int, isa: str) -> Lowered:
     lanes = _native.lanes(isa)
     graph = _ordered(graph, images, lanes)
     context = Context(graph, images, lanes, Storage(graph, images, lanes))
+    context.users = graph.users()
     context.phased = phased_convolutions(context)
     halos(context)
     _group_vectors(context)

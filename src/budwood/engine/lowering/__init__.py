@@ -23,13 +23,14 @@ from ..graph import (
     Softmax,
 )
 from ..lower import Context
+from .channelwise import lower_pool
 from .channels import lower_concat, lower_flatten, lower_pad, lower_select
 from .conv import lower_conv
 from .elementwise import lower_activate, lower_affine, lower_combine
 from .linear import lower_linear
 from .normalize import lower_layer_norm, lower_softmax
 from .operand import phased_convolutions, window_of
-from .pool import lower_adaptive, lower_pool
+from .pool import lower_adaptive
 
 __all__ = ["LOWER", "halos", "phased_convolutions"]
 
@@ -55,6 +56,6 @@ def halos(context: Context) -> None:
     """Gives every buffer the halo that the operators reading it in place want."""
     for node in context.graph:
         t = window_of(context, node)
-        if t is not None and node.inputs[0] not in context.phased:
+        if t is not None:
             buffer = context.storage.view(node.inputs[0]).buffer
             buffer.halo = (max(buffer.halo[0], t.halo[0]), max(buffer.halo[1], t.halo[1]))

@@ -6,10 +6,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .. import _native
-from ..graph import Conv
+from ..graph import Conv, Pool
 from ..layout import tiles
 from ..lower import Context, StepInfo, activation_arguments
 from ..storage import View, is_vector
+from .channelwise import is_depthwise, lower_depthwise
 from .linear import lower_as_linear
 from .operand import Operand, PhaseView, conv_taps, dealt_out, operand, taps
 
@@ -34,6 +35,8 @@ def lower_conv(context: Context, node: Conv) -> None:
         return lower_as_linear(context, node)
     if node.name in context.phased:
         return _lower_phases(context, node)
+    if is_depthwise(node, context.shape(node.inputs[0])[0]):
+        return lower_depthwise(context, node)
     out = context.storage.view(node.name)
     source = operand(context, node.name, node.inputs[0], out, conv_taps(node))
     shape = context.shape(node.name)
@@ -48,12 +51,20 @@ def _add(context: Context, node: Conv, source: Operand, out: View, flops: float)
         residual = context.view(node.inputs[1])
         reads.append(residual)
     density = float(np.count_nonzero(node.weight)) / node.weight.size
-    depthwise = node.groups == source.channels and node.weight.shape[1] == 1
-    kind = "depthwise" if depthwise else "sparse" if density < DENSE_FROM else "dense"
-    reason = "one channel each" if depthwise else f"{density:.0%} of the weights left"
+    kind = "sparse" if density < DENSE_FROM else "dense"
+    reason = f"{density:.0%} of the weights left"
     info = StepInfo(node.name, "Conv", kind, reason, context.shape(node.name), 1 - density, flops)
-    emit = {"depthwise": _depthwise, "sparse": _sparse, "dense": _dense}[kind]
-    context.add(info, out, reads, lambda plan: emit(plan, node, source, out, residual, density))
+    emit = _sparse if kind == "sparse" else _dense
+    by_channels = _read_by_channels(context, node.name)
+    context.add(info, out, reads, lambda plan: emit(plan, node, source, out, residual, density, by_channels))
+
+
+def _read_by_channels(context: Context, name: str) -> bool:
+    """Whether whoever reads the value works on each channel alone."""
+    users = context.users[name]
+    return any(
+        isinstance(u, Pool) or (isinstance(u, Conv) and is_depthwise(u, context.shape(name)[0])) for u in users
+    )
 
 
 def _lower_phases(context: Context, node: Conv) -> None:
@@ -70,13 +81,15 @@ def _lower_phases(context: Context, node: Conv) -> None:
         top, left = node.padding[0] - phase[0] * node.stride[0], node.padding[2] - phase[1] * node.stride[1]
         kernel = (node.weight.shape[2], node.weight.shape[3])
         windows.append(taps(kernel, stride, (top, 0, left, 0), node.dilation))
-    sources = dealt_out(context, node.name, node.inputs[0], view, windows, 0.0)
+    sources = dealt_out(context, node.name, node.inputs[0], view, windows)
     flops = 2.0 * np.count_nonzero(node.weight) * shape[1] * shape[2] / len(sources)
     for number, source in enumerate(sources):
         _add(context, node, source, PhaseView(view.buffer, number, shape[0], len(sources)), flops)
 
 
-def _common(node: Conv, source: Operand, out: View, residual: View | None, density: float) -> tuple[object, ...]:
+def _common(
+    node: Conv, source: Operand, out: View, residual: View | None, density: float, by_channels: bool
+) -> tuple[object, ...]:
     layout = out.buffer.layout
     assert layout is not None
     widest = DENSE_WIDEST if density >= DENSE_FROM else WIDEST
@@ -87,11 +100,11 @@ def _common(node: Conv, source: Operand, out: View, residual: View | None, densi
     place = None if residual is None else residual.numbers()
     offsets = np.ascontiguousarray(source.offsets().ravel())
     function = activation_arguments(node.activation)
-    return source.view.numbers(), out.numbers(), place, offsets, widest, cut, *function, bias
+    return source.view.numbers(), out.numbers(), place, offsets, widest, cut, by_channels, *function, bias
 
 
 def _sparse(
-    plan: _native.Plan, node: Conv, source: Operand, out: View, residual: View | None, density: float
+    plan: _native.Plan, node: Conv, source: Operand, out: View, residual: View | None, density: float, by_channels: bool
 ) -> None:
     rows = node.weight.shape[0]
     flat = node.weight.reshape(rows, -1)
@@ -100,23 +113,11 @@ def _sparse(
     column = column + row // (rows // node.groups) * flat.shape[1]
     start = np.zeros(rows + 1, np.int64)
     np.cumsum(np.bincount(row, minlength=rows), out=start[1:])
-    plan.sparse_conv(*_common(node, source, out, residual, density), values, column.astype(np.int32), start)
+    plan.sparse_conv(*_common(node, source, out, residual, density, by_channels), values, column.astype(np.int32), start)
 
 
-def _dense(plan: _native.Plan, node: Conv, source: Operand, out: View, residual: View | None, density: float) -> None:
-    weights = np.ascontiguousarray(node.weight.ravel())
-    plan.dense_conv(*_common(node, source, out, residual, density), weights, node.groups)
-
-
-def _depthwise(
-    plan: _native.Plan, node: Conv, source: Operand, out: View, residual: View | None, density: float
+def _dense(
+    plan: _native.Plan, node: Conv, source: Operand, out: View, residual: View | None, density: float, by_channels: bool
 ) -> None:
-    rows = node.weight.shape[0]
-    weights = np.ascontiguousarray(node.weight.reshape(rows, -1))
-    bias = np.zeros(rows, np.float32) if node.bias is None else node.bias
-    place = None if residual is None else residual.numbers()
-    function = activation_arguments(node.activation)
-    multiplier = rows // source.channels
-    plan.depthwise(
-        source.numbers(), out.numbers(), place, source.tap_offsets(), weights, bias, multiplier, *function
-    )
+    weights = np.ascontiguousarray(node.weight.ravel())
+    plan.dense_conv(*_common(node, source, out, residual, density, by_channels), weights, node.groups)

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..graph import Conv, Edges, Node, Pair, Pool
-from ..lower import Context, StepInfo, fill_halo, fill_phases, repack
+from ..lower import Context, StepInfo, fill_halo, repack
 from ..moves import Window
 from ..storage import MapNumbers, View, is_vector
 from .channels import as_map
@@ -61,22 +61,20 @@ def pool_taps(node: Pool) -> Taps:
     return taps(node.kernel, node.stride, node.padding, node.dilation)
 
 
-def reads_in_place(context: Context, name: str, out: str, t: Taps, fill: float) -> bool:
+def reads_in_place(context: Context, name: str, out: str, t: Taps) -> bool:
     """Whether the operator can read the value where it stands; a halo there holds zeros beyond the image."""
-    if t.stride != (1, 1) or is_vector(context.shape(name)) or context.shape(name)[1:] != context.shape(out)[1:]:
-        return False
-    return fill == 0 or t.halo == (0, 0)
+    same = context.shape(name)[1:] == context.shape(out)[1:]
+    return t.stride == (1, 1) and same and not is_vector(context.shape(name))
 
 
 def window_of(context: Context, node: Node) -> Taps | None:
     """The taps of an operator that reads its first input in place and wants a halo there."""
-    t, fill = None, 0.0
-    if isinstance(node, Conv):
-        t = conv_taps(node)
-    elif isinstance(node, Pool):
-        t, fill = pool_taps(node), fill_of(node)
-    in_place = t is not None and reads_in_place(context, node.inputs[0], node.name, t, fill)
-    return t if in_place and not is_vector(context.shape(node.name)) else None
+    if not isinstance(node, Conv) or is_vector(context.shape(node.name)):
+        return None
+    if node.weight.shape[1] == 1 and node.groups == context.shape(node.inputs[0])[0]:
+        return None  # depthwise: see channelwise.py
+    t = conv_taps(node)
+    return t if reads_in_place(context, node.inputs[0], node.name, t) else None
 
 
 def phased_convolutions(context: Context) -> dict[str, Taps]:
@@ -101,8 +99,7 @@ def phased_convolutions(context: Context) -> dict[str, Taps]:
             found[node.name] = t
             layout = context.storage.view(pool.name).buffer.layout
             view = context.storage.new(layout, shapes[node.name][0] * len(t.phases))
-            view.buffer.halo = t.halo
-            context.storage.views[node.name] = view
+            context.storage.views[node.name] = PhaseView(view.buffer, 0, shapes[node.name][0], len(t.phases))
     return found
 
 
@@ -139,11 +136,6 @@ class Operand:
         """Vectors that one channel's taps touch for a tile of so many."""
         return len({(p, y, x + t) for p, y, x in self.taps for t in range(tile)})
 
-    def numbers(self) -> tuple[int, ...]:
-        """The map as a windowed step sees it: a channel is all of its phases."""
-        n = self.view.numbers()
-        return (*n[:3], n[3] * self.phases, *n[4:6], self.channels, *n[7:])
-
 
 @dataclass(frozen=True)
 class PhaseView(View):
@@ -156,20 +148,17 @@ class PhaseView(View):
         return (*n[:3], n[3] * self.phases, *n[4:])
 
 
-def operand(context: Context, node: str, name: str, out: View, t: Taps, *, fill: float = 0.0) -> Operand:
+def operand(context: Context, node: str, name: str, out: View, t: Taps) -> Operand:
     """Adds the steps that make the operand ready; see the module's text."""
-    if name in context.phased:
-        fill_phases(context, name, t, fill)
-        return Operand(context.storage.views[name], len(t.phases), t.taps)
-    if reads_in_place(context, name, node, t, fill):
+    if reads_in_place(context, name, node, t):
         view = context.view(name)
         if t.halo != (0, 0):
             fill_halo(context, name)
         return Operand(view, 1, t.taps)
-    return dealt_out(context, node, as_map(context, name), out, [t], fill)[0]
+    return dealt_out(context, node, as_map(context, name), out, [t])[0]
 
 
-def dealt_out(context: Context, node: str, name: str, out: View, windows: list[Taps], fill: float) -> list[Operand]:
+def dealt_out(context: Context, node: str, name: str, out: View, windows: list[Taps]) -> list[Operand]:
     """A value dealt out in the layout of `out` for several windows of one stride; an operand for each."""
     phases = sorted({phase for t in windows for phase in t.phases})
     view = context.storage.new(out.buffer.layout, context.shape(name)[0] * len(phases))
@@ -177,7 +166,7 @@ def dealt_out(context: Context, node: str, name: str, out: View, windows: list[T
     note = f"{len(phases)} phases" if len(phases) > 1 else ""
     info = StepInfo(node, "operand", "repack", note, context.shape(name))
     moved = [Window(windows[0].stride, phase, _reach(windows, phase)) for phase in phases]
-    repack(context, name, view, moved, fill, info, outside=name in context.graph.inputs)
+    repack(context, name, view, moved, 0.0, info, outside=name in context.graph.inputs)
     where = {phase: number for number, phase in enumerate(phases)}
     return [Operand(view, len(phases), tuple((where[t.phases[p]], y, x) for p, y, x in t.taps)) for t in windows]
 

@@ -1,4 +1,4 @@
-"""Pooling: over windows, and over the cells of a grid."""
+"""Pooling over the cells of a grid: the global average and its like."""
 
 from __future__ import annotations
 
@@ -6,63 +6,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .. import _native
-from ..graph import AdaptivePool, Array, Pool
+from ..graph import AdaptivePool
 from ..layout import Layout
 from ..lower import Context, StepInfo, repack
 from ..moves import Window
 from ..storage import View, is_vector
 from .channels import as_map, copy_channels
-from .operand import fill_of, operand, pool_taps
 
 
-def lower_pool(context: Context, node: Pool) -> None:
-    shape = context.shape(node.inputs[0])
-    out = context.storage.view(node.name)
-    target = out
-    if is_vector(context.shape(node.name)):  # made as a map of one pixel, then turned into a vector
-        layout = context.storage.layout((1, 1))
-        target = context.storage.new(layout, shape[0])
-    source = operand(context, node.name, node.inputs[0], target, pool_taps(node), fill=fill_of(node))
-    info = StepInfo(node.name, "Pool", "pool", node.kind, context.shape(node.name))
-
-    def emit(plan: _native.Plan) -> None:
-        layout = target.buffer.layout
-        assert layout is not None
-        factors = np.ones(1, np.float32) if node.kind == "max" else _factors(node, shape, layout)
-        plan.pool(source.numbers(), target.numbers(), source.tap_offsets(), node.kind == "max", factors)
-
-    group = target.buffer.layout.images if target.buffer.layout else None
-    context.add(info, target, [source.view], emit, group=group)
-    if target is not out:
-        _to_vector(context, node.name, target, out)
-
-
-def _factors(node: Pool, shape: tuple[int, ...], layout: Layout) -> Array:
-    """One over the pixels that each window counts, by (y, x, lane); one number if it is the same for all."""
-    y, x = np.arange(layout.height), np.arange(layout.width)
-    _, row, column = layout.pixels(y, x)
-
-    def count(at: NDArray[np.int64], axis: int) -> NDArray[np.int64]:
-        begin = at * node.stride[axis] - node.padding[2 * axis]
-        end = begin + node.kernel[axis]
-        low, high = 0, shape[1 + axis]
-        if node.count_padding:
-            low, high = -node.padding[2 * axis], high + node.padding[2 * axis + 1]
-        return np.maximum(np.minimum(end, high) - np.maximum(begin, low), 1)
-
-    factors = (1.0 / (count(row, 0) * count(column, 1))).astype(np.float32)
-    inside = (row < layout.plane[0]) & (column < layout.plane[1])
-    if np.ptp(factors[inside]) == 0:
-        return factors[inside][:1].copy()
-    return np.ascontiguousarray(factors).ravel()
-
-
-def _to_vector(context: Context, name: str, source: View, out: View) -> None:
-    """The mean over one pixel."""
-    _average(context, name, source, out, StepInfo(name, "Flatten", "average", "", context.shape(name)))
-
-
-def _average(context: Context, name: str, source: View, out: View, info: StepInfo) -> None:
+def average(context: Context, source: View, out: View, info: StepInfo) -> None:
     layout = source.buffer.layout
     assert layout is not None
 
@@ -85,7 +37,7 @@ def lower_adaptive(context: Context, node: AdaptivePool) -> None:
     if is_vector(context.shape(node.name)) and is_vector(shape):
         return copy_channels(context, node.name, name, range(shape[0]), out)
     if is_vector(context.shape(node.name)):
-        return _average(context, node.name, context.view(name), out, info)
+        return average(context, context.view(name), out, info)
     return _cells(context, node, info)
 
 
