@@ -145,41 +145,35 @@ void test_dense_conv(const Kernels& k, Random& random) {
   });
 }
 
-void test_depthwise(const Kernels& k, Random& random) {
+void test_stencil(const Kernels& k, Random& random) {
   const int64_t L = k.lanes;
-  for (int tile = 1; tile <= kDepthwiseTile; ++tile)
-    for (int64_t taps : {0, 1, 9, 25})
-      for (int64_t multiplier : {1, 2})
+  for (int64_t height : {1, 3})
+    for (int64_t width : {1, 2, 3, 4, 5, 6, 7, 8, 16})
+      for (int32_t side : {1, 2, 3, 5, 6, 7})
         for (bool with_residual : {false, true}) {
-          const int64_t first = 1, channels = 4, all = first + channels, plane = 40 * L, pitch = 20 * L;
-          auto operand = random.floats(all * plane);
-          operand[plane / 2] = kNan, operand[plane + 7] = kInf;
-          const auto residual = random.floats(all * pitch), bias = random.floats(all);
-          std::vector<int64_t> from, to, start{0};
-          for (int t = 0; t < tile; ++t) from.push_back(random.below(10) * L), to.push_back((tile - 1 - t) * 2 * L);
-          std::vector<Entry> entries;
-          for (int64_t c = 0; c < all; ++c) {
-            for (int64_t e = 0; e < taps; ++e)
-              if (random.chance(0.8)) entries.push_back({static_cast<uint32_t>(random.below(29) * L * 4), random.normal()});
-            start.push_back(static_cast<int64_t>(entries.size()));
-          }
-          const Limits limits = kLimits[tile % 3];
-          Target out(all * pitch);
-          k.depthwise({operand.data(), out.data(), with_residual ? residual.data() : nullptr, from.data(), to.data(), to.data(),
-                       plane, pitch, pitch, first, channels, multiplier, entries.data(), start.data(), bias.data(), limits.low,
-                       limits.high, tile});
-          const auto what = label("depthwise", {tile, taps, multiplier, with_residual});
-          for (int64_t c = first; c < all; ++c)
-            for (int t = 0; t < tile; ++t)
-              for (int64_t l = 0; l < L; ++l) {
-                const int64_t at = to[t] + c * pitch + l;
-                Sum sum;
-                sum.add(bias[c]);
-                if (with_residual) sum.add(residual[at]);
-                for (int64_t e = start[c]; e < start[c + 1]; ++e)
-                  sum.add(static_cast<double>(entries[e].weight) * operand[c / multiplier * plane + from[t] + entries[e].offset / 4 + l]);
-                out.expect(at, clamp(sum.value, limits.low, limits.high), sum.bound(), what);
-              }
+          const int64_t row = (width + 8) * L, out_row = width * L + 3;
+          auto plane = random.floats((height + 2) * row + 9 * L);
+          plane[plane.size() / 2] = side == 2 ? kNan : kInf;
+          const auto residual = random.floats(height * out_row);
+          const std::vector<TapRun> runs{{0, side}, {row + L, 1}, {2 * row, side}};
+          const auto weights = random.floats(2 * side + 1);
+          const float bias = random.normal();
+          const Limits limits = kLimits[width % 3];
+          Target out(height * out_row);
+          k.stencil({plane.data(), out.data(), with_residual ? residual.data() : nullptr, row, out_row, out_row, height, width,
+                     runs.data(), 3, weights.data(), bias, limits.low, limits.high});
+          const auto what = label("stencil", {height, width, side, with_residual});
+          for (int64_t y = 0; y < height; ++y)
+            for (int64_t i = 0; i < width * L; ++i) {
+              Sum sum;
+              sum.add(bias);
+              if (with_residual) sum.add(residual[y * out_row + i]);
+              int64_t tap = 0;
+              for (const TapRun& r : runs)
+                for (int64_t n = 0; n < r.taps; ++n)
+                  sum.add(static_cast<double>(weights[tap++]) * plane[y * row + i + r.offset + n * L]);
+              out.expect(y * out_row + i, clamp(sum.value, limits.low, limits.high), sum.bound(), what);
+            }
           out.finish(what);
         }
 }
@@ -496,7 +490,7 @@ void test_softmax(const Kernels& k, Random& random) {
 void test(const InstructionSet& set) {
   const int before = failures;
   Random random(1);
-  for (auto* kernel : {test_repack, test_sparse_conv, test_dense_conv, test_depthwise, test_pool, test_global_average,
+  for (auto* kernel : {test_repack, test_sparse_conv, test_dense_conv, test_stencil, test_pool, test_global_average,
                        test_linear, test_sparse_linear, test_elementwise, test_activate, test_layer_norm,
                        test_layer_norm_vector, test_softmax})
     kernel(set.kernels, random);

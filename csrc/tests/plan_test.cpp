@@ -13,6 +13,7 @@
 #include "runtime/instruction_sets.hpp"
 #include "runtime/plan.hpp"
 #include "runtime/steps/average.hpp"
+#include "runtime/steps/channelwise.hpp"
 #include "runtime/steps/checks.hpp"
 #include "runtime/steps/conv.hpp"
 #include "runtime/steps/elementwise.hpp"
@@ -20,7 +21,6 @@
 #include "runtime/steps/norm.hpp"
 #include "runtime/steps/repack.hpp"
 #include "runtime/steps/vectors.hpp"
-#include "runtime/steps/window.hpp"
 #include "testing.hpp"
 
 namespace budwood::testing {
@@ -49,12 +49,25 @@ class Arena {
   int64_t lanes_, used_ = 0;
 };
 
-std::vector<int64_t> window(const Map& m) {
+// A plane with a border of one vector, as windows of 3 x 3 want it; the border is filled with `fill`.
+struct Bordered {
+  explicit Bordered(const Map& m) : row((m.width + 2) * m.lanes), origin(row + m.lanes), scratch((m.height + 2) * row), index(m.lanes, -1) {
+    for (int64_t y = -1; y <= m.height; ++y)
+      for (int64_t x = -1; x <= m.width; ++x) {
+        const bool inside = y >= 0 && y < m.height && x >= 0 && x < m.width;
+        moves.push_back({inside ? Move::copy : Move::permute, 0, origin + y * row + x * m.lanes, inside ? y * m.row + x * m.lanes : 0});
+      }
+    for (int64_t dy = -1; dy <= 1; ++dy)
+      for (int64_t dx = -1; dx <= 1; ++dx) taps.push_back(dy * row + dx * m.lanes);
+  }
+  LocalPlane plane(const Map& m, float fill, int64_t arena_floats) const {
+    return {m, moves, index, fill, 1, scratch, arena_floats, m.lanes};
+  }
+  int64_t row, origin, scratch;
+  std::vector<int32_t> index;
+  std::vector<Move> moves;
   std::vector<int64_t> taps;
-  for (int64_t dy = -1; dy <= 1; ++dy)
-    for (int64_t dx = -1; dx <= 1; ++dx) taps.push_back(dy * m.row + dx * m.lanes);
-  return taps;
-}
+};
 
 std::vector<Move> whole_rows(const Map& m) {
   std::vector<Move> moves;
@@ -68,7 +81,7 @@ struct Network {
   explicit Network(const Kernels& k) : lanes(k.lanes), plane(kHeight * kWidth * lanes) {
     Arena arena(lanes);
     Random random(3);
-    const Map a = arena.feature(kChannels, 1), b = arena.feature(kChannels, 0), pooled = arena.feature(kChannels, 0),
+    const Map a = arena.feature(kChannels, 0), b = arena.feature(kChannels, 0), pooled = arena.feature(kChannels, 0),
               c = arena.feature(kWide, 0), mean = arena.vector(kWide, kImages), gate = arena.vector(kWide, kImages),
               flat = arena.vector(kWide * kHeight * kWidth * lanes / kImages, kImages);
     const int64_t n = arena.floats();
@@ -76,9 +89,10 @@ struct Network {
     plan->segment(kGroups);
     plan->add(std::make_unique<RepackStep>(Outside{0, plane * kChannels / kImages, plane}, kImages, a, whole_rows(a),
                                            std::vector<int64_t>{0, kWidth, kWidth * kHeight}, std::vector<int32_t>{}, 0.0f, plane, n, lanes));
-    plan->add(std::make_unique<DepthwiseStep>(a, b, Map{}, window(a), random.floats(kChannels * 9), random.floats(kChannels), 1,
-                                              Activation{Activation::hardswish}, n, lanes));
-    plan->add(std::make_unique<PoolStep>(true, a, pooled, window(a), std::vector<float>{}, n, lanes));
+    const Bordered w(a);
+    plan->add(std::make_unique<DepthwiseStep>(w.plane(a, 0.0f, n), w.origin, w.row, b, Map{}, w.taps, random.floats(kChannels * 9),
+                                              random.floats(kChannels), Activation{Activation::hardswish}, n, lanes));
+    plan->add(std::make_unique<PoolStep>(true, w.plane(a, -kInf, n), w.origin, w.row, pooled, w.taps, std::vector<float>{1.0f}, n, lanes));
     plan->add(std::make_unique<ElementwiseStep>(Elementwise::add, b, Beside{Beside::map, pooled, 1, {}}, b, Activation{Activation::gelu}, n, lanes));
     std::vector<int64_t> offsets, start{0};
     std::vector<int32_t> columns;
@@ -87,7 +101,7 @@ struct Network {
       for (int32_t i = m % 2; i < kChannels; i += 2) columns.push_back(i);
       start.push_back(static_cast<int64_t>(columns.size()));
     }
-    ConvShape shape;
+    ConvShape shape{};
     shape.operand = b, shape.out = c, shape.residual = Map{}, shape.offsets = offsets, shape.widest = 2;
     shape.blocks = {0, 4, kChannels}, shape.activation = Activation{Activation::silu}, shape.bias = random.floats(kWide);
     plan->add(std::make_unique<SparseConvStep>(shape, n, random.floats(static_cast<int64_t>(columns.size())), columns, start));
@@ -206,6 +220,15 @@ class Fuzz {
     for (int64_t& x : v) x = random_.chance(0.02) ? (random_.below(2) ? INT64_MAX : -2000) : random_.below(3) * 16 - 8;
     return v;
   }
+  LocalPlane plane() {
+    const int64_t L = k_.lanes;
+    std::vector<Move> moves;
+    std::vector<int32_t> index(L);
+    for (int32_t& i : index) i = static_cast<int32_t>(random_.below(L + 1)) - 1;
+    for (int32_t kind = 0; kind <= Move::gather; ++kind)
+      moves.push_back({kind, random_.chance(0.05) ? 1 : 0, random_.below(8) * 16, random_.chance(0.05) ? kFloats - L : random_.below(300)});
+    return {map(L), moves, index, 0, 1 + random_.below(2), 64 + random_.below(400), kFloats, L};
+  }
   void sizes() {
     for (int64_t& s : sizes_) s = 1 + random_.below(4);
   }
@@ -218,9 +241,10 @@ class Fuzz {
       case 0: return std::make_unique<ElementwiseStep>(random_.chance(0.5) ? Elementwise::add : Elementwise::mul, map(L),
                                                        random_.chance(0.5) ? Beside{Beside::map, map(L), 1, {}} : Beside{Beside::gate, vector(2), images, {}},
                                                        map(L), f, kFloats, L);
-      case 1: return std::make_unique<DepthwiseStep>(map(L), map(L), random_.chance(0.5) ? Map{} : map(L), offsets(3), random_.floats(3 * c), random_.floats(c),
-                                                     images, f, kFloats, L);
-      case 2: return std::make_unique<PoolStep>(random_.chance(0.5), map(L), map(L), offsets(3), std::vector<float>{0.5f}, kFloats, L);
+      case 1: return std::make_unique<DepthwiseStep>(plane(), number() * 8, random_.below(3) * 16, map(L), random_.chance(0.5) ? Map{} : map(L), offsets(3),
+                                                     random_.floats(3 * c), random_.floats(c), f, kFloats, L);
+      case 2: return std::make_unique<PoolStep>(random_.chance(0.5), plane(), number() * 8, random_.below(3) * 16, map(L), offsets(3), std::vector<float>{0.5f},
+                                                kFloats, L);
       case 3: return std::make_unique<GlobalAverageStep>(map(L), vector(2), std::vector<float>{}, 3, images, kFloats, L);
       case 4: return std::make_unique<AdaptiveAverageStep>(map(L), map(1), std::vector<int64_t>{0, 2, 3}, offsets(3), offsets(2), kFloats);
       case 5: return std::make_unique<LinearStep>(LinearShape{with_images(vector(2), images), with_images(vector(2), images), random_.floats(c), f},

@@ -7,7 +7,7 @@ cd "$(dirname "$0")/.."
 compiler=${CXX:-aarch64-linux-gnu-g++}
 emulator=${EMULATOR-qemu-aarch64}
 build=$(mktemp -d)
-trap 'rm -rf "$build"' EXIT
+trap 'wait; rm -rf "$build"' EXIT
 flags=(-std=c++20 -O3 -ffp-contract=off -Wall -Wextra -Werror)
 
 source tests/compile.sh

@@ -10,7 +10,7 @@ case $(uname -m) in
   *) sets=(neon plain) ;;
 esac
 build=$(mktemp -d)
-trap 'rm -rf "$build"' EXIT
+trap 'wait; rm -rf "$build"' EXIT
 source tests/compile.sh
 
 # sanitized SANITIZERS TEST...

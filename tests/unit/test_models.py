@@ -16,7 +16,7 @@ import torch
 import torchvision
 from torch import Tensor, nn
 
-from budwood.core.checkpoint import Lineage
+from budwood.core.checkpoint import Checkpoint, Lineage
 from budwood.core.errors import UserError
 from budwood.core.mask import Mask
 from budwood.core.registry import sources
@@ -477,3 +477,17 @@ def test_onnx_answers_as_pytorch(network: Network, exported_onnx: Path, batch: i
     with torch.no_grad():
         wanted = network.module.eval()(images)
     assert found.shape == (batch, 3) and torch.allclose(torch.from_numpy(found), wanted, rtol=1e-4, atol=1e-5)
+
+
+def test_a_checkpoint_does_not_choose_code_to_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    module = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.Linear(4, 2))
+    weights = prunable(module, head=True)
+    (tmp_path / "evil.py").write_text("open('ran', 'w')\n\n\ndef f(num_classes=2): ...\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("BUDWOOD_TRUST_CODE")
+    lineage = Lineage(architecture="py:evil.f", num_classes=2, preprocessing=Preprocessing())
+    Checkpoint(module.state_dict(), Mask.ones(weights), lineage).save(tmp_path / "evil.ckpt")
+    with pytest.raises(UserError, match="BUDWOOD_TRUST_CODE=1"):
+        open_network(str(tmp_path / "evil.ckpt"))
+    assert not (tmp_path / "ran").exists()

@@ -78,8 +78,9 @@ class Plan:
         out: Numbers,
         residual: Numbers | None,
         offsets: NDArray[int64],
+        widest: int,
         blocks: NDArray[int64],
-        chunks: int,
+        by_channels: bool,
         activation: int,
         numbers: Floats,
         bias: NDArray[float32],
@@ -93,8 +94,9 @@ class Plan:
         out: Numbers,
         residual: Numbers | None,
         offsets: NDArray[int64],
+        widest: int,
         blocks: NDArray[int64],
-        chunks: int,
+        by_channels: bool,
         activation: int,
         numbers: Floats,
         bias: NDArray[float32],
@@ -141,26 +143,42 @@ class Plan:
         """out[c] = source[channels[c]]."""
     def depthwise(
         self,
-        operand: Numbers,
+        source: Numbers,
+        moves: NDArray[int64],
+        index: NDArray[int32],
+        fill: float,
+        groups_of_source: int,
+        scratch: int,
+        origin: int,
+        row: int,
         out: Numbers,
         residual: Numbers | None,
         taps: NDArray[int64],
         weights: NDArray[float32],
         bias: NDArray[float32],
-        multiplier: int,
         activation: int,
         numbers: Floats,
     ) -> None:
-        """weights [out channels, taps]; taps in floats from the pixel's place in the operand."""
+        """The moves lay a channel of source into `scratch` floats, where the output's pixels begin at `origin`.
+
+        weights [out channels, taps]; taps in floats from the pixel's place there.
+        """
     def pool(
         self,
-        operand: Numbers,
+        source: Numbers,
+        moves: NDArray[int64],
+        index: NDArray[int32],
+        fill: float,
+        groups_of_source: int,
+        scratch: int,
+        origin: int,
+        row: int,
         out: Numbers,
         taps: NDArray[int64],
         largest: bool,
         factors: NDArray[float32],
     ) -> None:
-        """factors, of an average: one, or [height * width * lanes]; of a maximum: empty."""
+        """As depthwise. factors: one, or for an average [height * width * lanes]."""
     def global_average(self, source: Numbers, out: Numbers, images: int, pixels: int, mask: NDArray[float32]) -> None:
         """mask: empty, or [height * width * lanes] with 0 where a lane holds no pixel; divides by `pixels`."""
     def adaptive_average(

@@ -1,6 +1,7 @@
 """A network ready to prune or transfer: the module, its mask, its lineage; and how a name becomes one."""
 
 import copy
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -99,9 +100,19 @@ def open_network(name: str) -> Network:
     file = checkpoint_in(Path(name))
     data = read_bytes(file)
     if is_checkpoint(data):
-        return from_checkpoint(unpack(data, name))
+        checkpoint = unpack(data, name)
+        _refuse_foreign_code(checkpoint.lineage.architecture, name)
+        return from_checkpoint(checkpoint)
     state = files.read_state(file)
     return _from_state(state, files.recognise(state, name), name)
+
+
+def _refuse_foreign_code(architecture: str, file: str) -> None:
+    """A file must not choose code that is then run, unless its reader says that it may."""
+    if architecture.startswith("py:") and os.environ.get("BUDWOOD_TRUST_CODE") != "1":
+        raise UserError(
+            f"{file} wants {architecture} to be imported and run; if you trust the file, set BUDWOOD_TRUST_CODE=1"
+        )
 
 
 def checkpoint_in(path: Path) -> Path:

@@ -1,0 +1,235 @@
+#!/usr/bin/env python3
+"""The engine beside what a user would run instead, on one ONNX file at a time, in one run.
+
+    python benchmarks/table.py --model torchvision:resnet50 --sparsity 0 0.8 0.9 0.95 0.98 --batch 1 16 \
+        --engine ours onnxruntime openvino openvino-bf16 openvino-int8 deepsparse --python deepsparse=VENV/bin/python
+
+Each engine is a process of its own; rounds go from engine to engine, so that a drift of the machine's speed hits all
+alike. Printed are the median and the 10 % and 90 % quantiles of a run's time, in ms per image, the ratio to the first
+engine, and the process's peak memory. `--python NAME=PATH` gives an engine another interpreter: DeepSparse wants one of its own
+(deepsparse==1.8.0, numpy<2, onnx<1.15; its licence allows evaluation only). `--budget FILE` takes the sparsity of
+each convolution from a CSV column (`FILE:COLUMN`) instead of one for all. `--csv` appends the rows to a file.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+WARM_UP = 5
+
+
+def session(engine: str, path: str, batch: int, threads: int) -> Callable[[], Any]:
+    """A function that runs one inference on a fixed random input."""
+    import numpy as np
+
+    def example(shape: Any) -> Any:
+        return np.random.default_rng(0).standard_normal([batch, *list(shape)[1:]]).astype(np.float32)
+
+    if engine == "ours":
+        import budwood
+
+        program = budwood.compile(path, threads=threads)
+        x = example((batch, *program.input_shape))
+        return lambda: program(x)
+    if engine == "deepsparse":
+        from deepsparse import compile_model
+
+        compiled = compile_model(path, batch_size=batch, num_cores=threads)
+        x = example(compiled.input_shapes[0])
+        return lambda: compiled.run([x])
+    if engine == "onnxruntime":
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.log_severity_level = 3
+        made = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+        x = example(made.get_inputs()[0].shape)
+        return lambda: made.run(None, {made.get_inputs()[0].name: x})
+    return _openvino(engine, path, threads, example)
+
+
+def _openvino(engine: str, path: str, threads: int, example: Callable[[Any], Any]) -> Callable[[], Any]:
+    import openvino
+
+    core = openvino.Core()
+    model = core.read_model(path)
+    shape = list(model.inputs[0].shape)
+    if engine == "openvino-int8":
+        import nncf
+
+        model = nncf.quantize(model, nncf.Dataset([example(shape) for _ in range(4)]), subset_size=4)
+    hints = {
+        "INFERENCE_NUM_THREADS": threads,
+        "PERFORMANCE_HINT": "LATENCY",
+        "INFERENCE_PRECISION_HINT": "bf16" if engine == "openvino-bf16" else "f32",
+    }
+    request = core.compile_model(model, "CPU", hints).create_infer_request()
+    x = example(shape)
+    return lambda: request.infer({0: x})
+
+
+def worker(engine: str, path: str, batch: str, threads: str) -> None:
+    """Answers every line N on standard input with the seconds of N inferences and the peak memory so far, in MB."""
+    run = session(engine, path, int(batch), int(threads))
+    for _ in range(WARM_UP):
+        run()
+    print("ready", flush=True)
+    for line in sys.stdin:
+        times = []
+        for _ in range(int(line)):
+            begin = time.perf_counter()
+            run()
+            times.append(time.perf_counter() - begin)
+        print("times", peak_mb(), *times, flush=True)
+
+
+def peak_mb() -> float:
+    """This process's largest resident memory so far; that of getrusage begins with the parent's."""
+    with open("/proc/self/status") as file:
+        return next(int(line.split()[1]) for line in file if line.startswith("VmHWM")) / 1024
+
+
+def reply(process: subprocess.Popen[str], word: str) -> list[float] | None:
+    """The numbers of the next line that begins with `word`; None when the process has ended."""
+    assert process.stdout is not None
+    for line in process.stdout:
+        first, *rest = line.split() or [""]
+        if first == word:
+            return [float(r) for r in rest]
+    return None
+
+
+def measure(path: str, batch: int, options: argparse.Namespace) -> list[dict[str, Any]]:
+    """A row per engine."""
+    pythons = dict(item.split("=", 1) for item in options.python)
+    environment = dict(os.environ, NM_DISABLE_ANALYTICS="True")
+    processes, times, peaks = {}, {}, {}
+    for engine in options.engine:
+        command = [pythons.get(engine, sys.executable), __file__, "worker", engine, path, str(batch)]
+        process = subprocess.Popen(
+            [*command, str(options.threads)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=None if options.verbose else subprocess.DEVNULL,
+            text=True,
+            env=environment,
+        )
+        if reply(process, "ready") is None:
+            print(f"{engine}: does not run here (--verbose shows why)", file=sys.stderr)
+            continue
+        processes[engine], times[engine] = process, []
+    runs = max(1, options.images // batch)
+    for _ in range(options.rounds):
+        for engine, process in processes.items():
+            assert process.stdin is not None
+            process.stdin.write(f"{runs}\n")
+            process.stdin.flush()
+            peaks[engine], *found = reply(process, "times") or [0.0]
+            times[engine] += found
+    rows = []
+    for engine, process in processes.items():
+        assert process.stdin is not None
+        process.stdin.close()
+        process.wait(30)
+        ms = [t / batch * 1e3 for t in times[engine]]
+        low, high = statistics.quantiles(ms, n=10)[0], statistics.quantiles(ms, n=10)[-1]
+        row = {"engine": engine, "batch": batch, "ms": statistics.median(ms), "low": low, "high": high}
+        rows.append(row | {"peak_mb": peaks[engine]})
+    for row in rows:
+        row["ratio"] = rows[0]["ms"] / row["ms"]
+    return rows
+
+
+def budget_of(text: str) -> list[float]:
+    """Sparsity of each convolution, in order, from a column of a CSV file with a row per layer, in per cent."""
+    path, column = text.rsplit(":", 1)
+    with open(path, encoding="utf-8-sig") as file:
+        rows = [r for r in csv.DictReader(file) if (r.get(column) or "").strip().endswith("%")]
+    return [float(r[column].strip().rstrip("%")) / 100 for r in rows]
+
+
+def export(model: str, sparsity: float, budget: list[float] | None, batch: int, folder: Path) -> str:
+    """An ONNX file of the network with random weights and random zeros."""
+    import torch
+
+    from budwood.bench.zeros import with_random_zeros
+    from budwood.models.network import build
+
+    torch.manual_seed(0)
+    network = build(model, 1000)
+    module = with_random_zeros(network.module, sparsity) if budget is None else network.module
+    if budget is not None:
+        random = torch.Generator().manual_seed(0)
+        convolutions = [m for m in module.modules() if isinstance(m, torch.nn.Conv2d)]
+        with torch.no_grad():
+            for layer, share in zip(convolutions, budget, strict=False):
+                layer.weight *= torch.rand(layer.weight.shape, generator=random) >= share
+    size = network.lineage.preprocessing.size
+    path = folder / f"b{batch}.onnx"
+    warnings.simplefilter("ignore")
+    torch.onnx.export(
+        module.eval(), (torch.randn(batch, 3, size, size),), str(path), dynamo=False, opset_version=13, verbose=False
+    )
+    return str(path)
+
+
+def main() -> None:
+    if sys.argv[1:2] == ["worker"]:
+        return worker(*sys.argv[2:])
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default="torchvision:resnet50", help="a name as `budwood ls models` has it, or an .onnx file")
+    parser.add_argument("--sparsity", type=float, nargs="+", default=[0.9])
+    parser.add_argument("--budget", help="CSV:COLUMN with the sparsity of each convolution")
+    parser.add_argument("--batch", type=int, nargs="+", default=[1, 16])
+    parser.add_argument("--threads", type=int, default=os.cpu_count())
+    parser.add_argument("--engine", nargs="+", default=["onnxruntime", "ours"], help="the first is what ratios are to")
+    parser.add_argument("--python", nargs="*", default=[], metavar="ENGINE=PATH")
+    parser.add_argument("--rounds", type=int, default=8)
+    parser.add_argument("--images", type=int, default=48, help="images an engine sees in a round")
+    parser.add_argument("--csv")
+    parser.add_argument("--verbose", action="store_true")
+    options = parser.parse_args()
+    budget = budget_of(options.budget) if options.budget else None
+    print("| network | zeros | batch | engine | ms an image | 10 % - 90 % | ratio | peak MB |\n|---|---|---|---|---|---|---|---|")
+    with tempfile.TemporaryDirectory() as folder:
+        for sparsity in options.sparsity:
+            for batch in options.batch:
+                path = options.model
+                if not path.endswith(".onnx"):
+                    path = export(options.model, sparsity, budget, batch, Path(folder))
+                zeros = options.budget.rsplit(":", 1)[1] if options.budget else f"{sparsity:.0%}"
+                for row in measure(path, batch, options):
+                    named = {"network": options.model, "zeros": zeros, **row}
+                    print(
+                        f"| {options.model} | {zeros} | {batch} | {row['engine']} | {row['ms']:.2f} | {row['low']:.2f} - "
+                        f"{row['high']:.2f} | {row['ratio']:.2f} | {row['peak_mb']:.0f} |",
+                        flush=True,
+                    )
+                    _append(options.csv, named)
+
+
+def _append(path: str | None, row: dict[str, Any]) -> None:
+    if path is None:
+        return
+    new = not os.path.exists(path)
+    with open(path, "a", newline="") as file:
+        writer = csv.DictWriter(file, list(row))
+        if new:
+            writer.writeheader()
+        writer.writerow({k: round(v, 4) if isinstance(v, float) else v for k, v in row.items()})
+
+
+if __name__ == "__main__":
+    main()
