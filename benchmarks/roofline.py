@@ -35,10 +35,11 @@ COLOURS = ("#7f7f7f", "#1f77b4", "#2ca02c", "#ff7f0e", "#d62728", "#9467bd")
 
 @dataclass(frozen=True)
 class Layer:
-    """FLOPs of non-zeros and bytes touched, of a whole batch; ms of a whole batch."""
+    """FLOPs of non-zeros, bytes touched and ms, of a whole batch; `side` is that of the window."""
 
     name: str
     kind: str
+    side: int
     flops: float
     bytes: float
     ms: float
@@ -127,9 +128,15 @@ def measure(sparsity: float, batch: int, threads: int, repeats: int) -> tuple[li
         pixels = int(np.prod(shape[1:]))
         floats = sum(int(np.prod(graph.shapes[name])) for name in node.inputs) + int(np.prod(shape))
         weights = 8 * left if kind[node.name].startswith("sparse") else 4 * weight.size
-        name = node.source or node.name
         layers.append(
-            Layer(name, kind[node.name], 2.0 * left * pixels * batch, 4.0 * floats * batch + weights, ms[node.name] * batch)
+            Layer(
+                node.source or node.name,
+                kind[node.name],
+                weight.shape[-1] if weight.ndim == 4 else 1,
+                2.0 * left * pixels * batch,
+                4.0 * floats * batch + weights,
+                ms[node.name] * batch,
+            )
         )
     return layers, min(p.ms for p in profiles)
 
@@ -147,41 +154,39 @@ def draw(layers: list[Layer], ceilings: dict[str, float], title: str, out: Path)
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    figure, axes = plt.subplots(figsize=(9, 5.6))
-    low, high = 2.0 ** np.floor(np.log2(min(v.intensity for v in layers) / 1.3)), 2.0**8
+    figure, axes = plt.subplots(figsize=(9, 6))
+    low, high = 2.0 ** np.floor(np.log2(min(v.intensity for v in layers) / 1.3)), 2.0**7
     x = np.geomspace(low, high, 200)
     top = ceilings["compute"]
-    for key, style, what in (("memory", ":", "memory"), ("cache", "--", "second-level cache")):
-        axes.plot(x, np.minimum(x * ceilings[key], top), style, color="#444444", lw=1.2)
-        at = low * 1.15
-        axes.annotate(f"{what}: {ceilings[key]:.0f} GB/s", (at, at * ceilings[key] * 1.12), fontsize=8, rotation=0)
-    axes.axhline(top, color="#444444", lw=1.4)
-    axes.text(high, top * 1.04, f"dense fp32 product: {top:.0f} GFLOP/s", ha="right", fontsize=8)
+    lines = [axes.axhline(top, color="#444444", lw=1.4, label=f"dense fp32 product, {top:.0f} GFLOP/s")]
     if ceilings["operand"]:
-        axes.axhline(ceilings["operand"], color="#444444", lw=1, ls="-.")
-        axes.text(high, ceilings["operand"] * 0.90, f"multiply-adds with a factor from L1: {ceilings['operand']:.0f} GFLOP/s",
-                  ha="right", fontsize=8)  # fmt: skip
-    marks = {"1x1": "o", "other": "s"}
+        label = f"multiply-adds, a factor from L1, {ceilings['operand']:.0f} GFLOP/s"
+        lines.append(axes.axhline(ceilings["operand"], color="#444444", lw=1, ls="-.", label=label))
+    for key, style, what in (("cache", "--", "copies within L2"), ("memory", ":", "copies in memory")):
+        label = f"{what}, {ceilings[key]:.0f} GB/s"
+        lines += axes.plot(x, np.minimum(x * ceilings[key], top), style, color="#444444", lw=1.2, label=label)
+    marks = {"1 x 1": "o", "3 x 3, 7 x 7": "s"}
     for name, colour in zip(STAGES, COLOURS, strict=True):
         mine = [v for v in layers if stage(v.name) == name]
         for shape, mark in marks.items():
-            some = [v for v in mine if ("conv2" in v.name or name == "stem") == (shape == "other")]
+            some = [v for v in mine if (v.side > 1) == (shape != "1 x 1")]
             axes.scatter([v.intensity for v in some], [v.rate for v in some], c=colour, marker=mark, s=34, alpha=0.85,
                          edgecolors="white", linewidths=0.5, zorder=3)  # fmt: skip
         axes.scatter([], [], c=colour, label={"stem": "stem, dense", "fc": "classifier, dense"}.get(name, name))
-    axes.scatter([], [], c="black", marker="o", label="1 x 1")
-    axes.scatter([], [], c="black", marker="s", label="3 x 3, 7 x 7")
+    for shape, mark in marks.items():
+        axes.scatter([], [], c="black", marker=mark, label=shape)
     axes.set_xscale("log", base=2)
     axes.set_yscale("log", base=2)
     for axis in (axes.xaxis, axes.yaxis):
         axis.set_major_formatter(matplotlib.ticker.FuncFormatter(lambda v, _: f"{v:g}"))
     axes.set_xlim(low, high)
-    axes.set_ylim(min(v.rate for v in layers) / 1.5, top * 1.35)
+    axes.set_ylim(min(v.rate for v in layers) / 1.6, top * 1.8)
     axes.set_xlabel("FLOPs of non-zero weights for each byte of input, residual, output and weights")
     axes.set_ylabel("GFLOP/s of non-zero weights")
     axes.set_title(title, fontsize=10)
     axes.grid(True, which="major", lw=0.4, alpha=0.5)
-    axes.legend(fontsize=8, loc="lower right", ncol=2)
+    axes.add_artist(axes.legend(fontsize=8, loc="lower right", ncol=2))
+    axes.legend(handles=lines, fontsize=8, loc="upper left", ncol=2)
     figure.tight_layout()
     out.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(out, dpi=110)

@@ -35,7 +35,7 @@ std::vector<int64_t> split(int64_t count, int64_t parts) {
 
 }  // namespace
 
-ConvStep::ConvStep(ConvShape shape, int64_t arena_floats, int64_t widest) : shape_(std::move(shape)) {
+ConvStep::ConvStep(ConvShape shape, int64_t arena_floats, int64_t widest, int64_t together) : shape_(std::move(shape)) {
   ConvShape& s = shape_;
   check_map(s.operand, arena_floats);
   check_map(s.out, arena_floats);
@@ -57,7 +57,8 @@ ConvStep::ConvStep(ConvShape shape, int64_t arena_floats, int64_t widest) : shap
                 s.residual.width >= s.out.width && s.residual.lanes == s.out.lanes,
             "the residual is smaller than the output");
   }
-  part_ = split(s.out.channels, std::clamp<int64_t>(s.out.channels / kPart, 1, kParts));
+  part_ = split((s.out.channels + together - 1) / together, std::clamp<int64_t>(s.out.channels / kPart, 1, kParts));
+  for (int64_t& first : part_) first = std::min(first * together, s.out.channels);
   require(s.widest >= 1, "a tile needs a vector");
   widest = std::min(widest, s.widest);
   const int64_t count = (s.out.width + widest - 1) / widest;
@@ -88,7 +89,7 @@ void ConvStep::run_range(const Run& run, int64_t group, int64_t begin, int64_t e
 
 SparseConvStep::SparseConvStep(ConvShape shape, int64_t arena_floats, std::span<const float> values,
                                std::span<const int32_t> columns, std::span<const int64_t> start)
-    : ConvStep(std::move(shape), arena_floats, kSparseTile) {
+    : ConvStep(std::move(shape), arena_floats, kSparseTile, 1) {
   const auto& offsets = shape_.offsets;
   const auto depth = static_cast<int64_t>(offsets.size()), rows = shape_.out.channels;
   require(static_cast<int64_t>(start.size()) == rows + 1 && start[0] == 0 &&
@@ -128,7 +129,7 @@ void SparseConvStep::compute(const Kernels& kernels, const Place& p, int64_t beg
 }
 
 DenseConvStep::DenseConvStep(ConvShape shape, int64_t arena_floats, std::span<const float> weights, int64_t groups)
-    : ConvStep(std::move(shape), arena_floats, kDenseTile) {
+    : ConvStep(std::move(shape), arena_floats, kDenseTile, kDenseRows) {
   const auto& offsets = shape_.offsets;
   const auto depth = static_cast<int64_t>(offsets.size()), rows = shape_.out.channels;
   require(groups >= 1 && depth % groups == 0 && rows % groups == 0, "groups must divide operands and channels");

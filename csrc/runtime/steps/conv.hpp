@@ -31,7 +31,8 @@ class ConvStep : public Step {
   void run_range(const Run& run, int64_t group, int64_t begin, int64_t end) const override;
 
  protected:
-  ConvStep(ConvShape shape, int64_t arena_floats, int64_t widest);
+  // `together`: output channels that the kernel computes at a time.
+  ConvStep(ConvShape shape, int64_t arena_floats, int64_t widest, int64_t together);
 
   struct Tile {
     int64_t x;

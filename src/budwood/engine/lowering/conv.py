@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .. import _native
-from ..graph import Conv, Pool
+from ..graph import Conv
 from ..layout import tiles
 from ..lower import Context, StepInfo, activation_arguments
 from ..storage import View, is_vector
@@ -62,9 +62,7 @@ def _add(context: Context, node: Conv, source: Operand, out: View, flops: float)
 def _read_by_channels(context: Context, name: str) -> bool:
     """Whether whoever reads the value works on each channel alone."""
     users = context.users[name]
-    return any(
-        isinstance(u, Pool) or (isinstance(u, Conv) and is_depthwise(u, context.shape(name)[0])) for u in users
-    )
+    return any(isinstance(u, Conv) and is_depthwise(u, context.shape(name)[0]) for u in users)
 
 
 def _lower_phases(context: Context, node: Conv) -> None:
