@@ -113,7 +113,7 @@ def measure(sparsity: float, batch: int, threads: int, repeats: int) -> tuple[li
     for row, took in zip(profiles[0].rows, fastest, strict=True):
         owner = row.name
         if row.op == "halo":  # of whoever reads the value beyond a pixel's place
-            owner = next(u.name for u in users[row.name] if getattr(u, "weight").shape[2:] != (1, 1))
+            owner = next(u.name for u in users[row.name] if u.weight.shape[2:] != (1, 1))
         if row.flops or row.op in ("operand", "halo"):
             ms[owner] += took
         if row.flops:
@@ -122,7 +122,7 @@ def measure(sparsity: float, batch: int, threads: int, repeats: int) -> tuple[li
     for node in graph:
         if node.name not in kind:
             continue
-        weight: Any = getattr(node, "weight")
+        weight = node.weight  # type: ignore[attr-defined]
         left = int(np.count_nonzero(weight))
         shape = graph.shapes[node.name]
         pixels = int(np.prod(shape[1:]))
@@ -199,7 +199,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--repeats", type=int, default=5, help="profiles of five rounds each")
     parser.add_argument("--compute", type=float, help="GFLOP/s of dense fp32, on all these threads")
-    parser.add_argument("--operand", type=float, help="GFLOP/s of multiply-adds with a factor from the first-level cache")
+    parser.add_argument("--operand", type=float, help="GFLOP/s of multiply-adds with one factor from L1")
     parser.add_argument("--cache", type=float, help="GB/s of the second-level cache")
     parser.add_argument("--memory", type=float, help="GB/s of the memory")
     parser.add_argument("--out", type=Path, default=HERE.parent / "docs/images/roofline.png")

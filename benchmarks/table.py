@@ -189,7 +189,9 @@ def main() -> None:
     if sys.argv[1:2] == ["worker"]:
         return worker(*sys.argv[2:])
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", default="torchvision:resnet50", help="a name as `budwood ls models` has it, or an .onnx file")
+    parser.add_argument(
+        "--model", default="torchvision:resnet50", help="a name as `budwood ls models` has it, or an .onnx file"
+    )
     parser.add_argument("--sparsity", type=float, nargs="+", default=[0.9])
     parser.add_argument("--budget", help="CSV:COLUMN with the sparsity of each convolution")
     parser.add_argument("--batch", type=int, nargs="+", default=[1, 16])
@@ -202,7 +204,9 @@ def main() -> None:
     parser.add_argument("--verbose", action="store_true")
     options = parser.parse_args()
     budget = budget_of(options.budget) if options.budget else None
-    print("| network | zeros | batch | engine | ms an image | 10 % - 90 % | ratio | peak MB |\n|---|---|---|---|---|---|---|---|")
+    print(
+        "| network | zeros | batch | engine | ms an image | 10 % - 90 % | ratio | peak MB |\n|---|---|---|---|---|---|---|---|"
+    )
     with tempfile.TemporaryDirectory() as folder:
         for sparsity in options.sparsity:
             for batch in options.batch:

@@ -8,12 +8,18 @@
 namespace budwood::bind {
 namespace {
 
-ConvShape conv_shape(const Numbers& operand, const Numbers& out, const std::optional<Numbers>& residual,
+ConvShape conv_shape(const Program& p, const Numbers& operand, const Numbers& out, const std::optional<Numbers>& residual,
                      const Input& offsets, int64_t widest, const Input& blocks, bool by_channels, int32_t activation,
                      const std::array<float, 3>& numbers, const Input& bias) {
   return {map_of(operand), map_of(out), residual ? map_of(*residual) : Map{},
           copy<int64_t>(offsets, "offsets", "int64"), widest, copy<int64_t>(blocks, "blocks", "int64"), by_channels,
-          activation_of(activation, numbers), copy<float>(bias, "bias", "float32")};
+          activation_of(activation, numbers), copy<float>(bias, "bias", "float32"), p.lanes()};
+}
+
+// Whether a caller's array holds all images of all groups of a segment, and an image all channels of a map.
+bool fits(const Program& p, int64_t floats, int64_t image, int64_t channel, int64_t images, const Map& map) {
+  if (image < 0 || channel < 0 || images < 1 || image > floats || channel > floats || images > floats) return false;
+  return __int128(p.groups()) * images * image <= floats && __int128(map.channels) * channel <= image;
 }
 
 void add_steps(nanobind::class_<Program>& plan) {
@@ -24,7 +30,7 @@ void add_steps(nanobind::class_<Program>& plan) {
               const std::array<float, 3>& numbers, const Input& bias, const Input& values, const Input& columns,
               const Input& start) {
              p.plan().add(std::make_unique<SparseConvStep>(
-                 conv_shape(operand, out, residual, offsets, widest, blocks, by_channels, activation, numbers, bias), p.floats(),
+                 conv_shape(p, operand, out, residual, offsets, widest, blocks, by_channels, activation, numbers, bias), p.floats(),
                  list<float>(values, "values", "float32"), list<int32_t>(columns, "columns", "int32"),
                  list<int64_t>(start, "start", "int64")));
            },
@@ -35,7 +41,7 @@ void add_steps(nanobind::class_<Program>& plan) {
               const Input& offsets, int64_t widest, const Input& blocks, bool by_channels, int32_t activation,
               const std::array<float, 3>& numbers, const Input& bias, const Input& weights, int64_t groups) {
              p.plan().add(std::make_unique<DenseConvStep>(
-                 conv_shape(operand, out, residual, offsets, widest, blocks, by_channels, activation, numbers, bias), p.floats(),
+                 conv_shape(p, operand, out, residual, offsets, widest, blocks, by_channels, activation, numbers, bias), p.floats(),
                  list<float>(weights, "weights", "float32"), groups));
            },
            arg("operand"), arg("out"), arg("residual").none(), arg("offsets"), arg("widest"), arg("blocks"), arg("by_channels"),
@@ -54,9 +60,7 @@ void add_steps(nanobind::class_<Program>& plan) {
               const Input& moves, const Input& row, const Input& index, float fill) {
              const Map map = map_of(to);
              require(number >= 0 && number < int64_t(p.in_floats.size()), "no such input");
-             require(image >= 0 && channel >= 0 && images >= 1 && p.plan().groups() * images * image <= p.in_floats[number] &&
-                         map.channels * channel <= image,
-                     "an input is smaller than its map");
+             require(fits(p, p.in_floats[number], image, channel, images, map), "an input is smaller than its map");
              // A gather may name any image of its group.
              p.plan().add(std::make_unique<RepackStep>(Outside{number, image, channel}, images, map, moves_of(moves),
                                                        copy<int64_t>(row, "row", "int64"),
@@ -69,7 +73,7 @@ void add_steps(nanobind::class_<Program>& plan) {
            [](Program& p, int64_t number, const Numbers& out, int64_t images) {
              const Map map = with_images(map_of(out), images);
              require(number >= 0 && number < int64_t(p.in_floats.size()) &&
-                         p.plan().groups() * images * map.channels <= p.in_floats[number],
+                         fits(p, p.in_floats[number], map.channels, 1, images, map),
                      "an input is smaller than its map");
              require(map.width == 1 && map.lanes == 1 && map.channel == 1, "a plain vector is needed");
              p.plan().add(std::make_unique<VectorInputStep>(number, map, p.floats()));
@@ -86,8 +90,7 @@ void add_steps(nanobind::class_<Program>& plan) {
               const Input& at) {
              const Map map = map_of(from);
              require(number >= 0 && number < int64_t(p.out_floats.size()), "no such output");
-             require(image >= 0 && channel >= 0 && images >= 1 && p.plan().groups() * images * image <= p.out_floats[number] &&
-                         map.channels * channel <= image && int64_t(at.size()) <= images * channel,
+             require(fits(p, p.out_floats[number], image, channel, images, map) && int64_t(at.size()) <= images * channel,
                      "an output is smaller than its map");
              p.plan().add(std::make_unique<OutputStep>(map, Outside{number, image, channel}, images,
                                                        copy<int64_t>(at, "at", "int64"), p.floats()));

@@ -59,6 +59,7 @@ class Program {
   Program(const std::string& isa, int64_t arena_floats) : plan_(kernels_of(isa), arena_floats) {}
 
   Plan& plan() { return plan_; }
+  int64_t groups() const { return plan_.groups(); }
   int64_t floats() const { return plan_.arena_floats(); }
   int64_t lanes() const { return plan_.kernels().lanes; }
 

@@ -70,12 +70,18 @@ int64_t Plan::steps() const {
   return count;
 }
 
+// Neither waits for the lock: a child forked while another thread held it would wait for ever.
 std::unique_ptr<Plan::Arena> Plan::take_arena() const {
-  std::lock_guard<std::mutex> lock(mutex_);
-  if (idle_.empty()) return std::make_unique<Arena>(arena_floats_);
+  std::unique_lock<std::mutex> lock(mutex_, std::try_to_lock);
+  if (!lock || idle_.empty()) return std::make_unique<Arena>(arena_floats_);
   auto arena = std::move(idle_.back());
   idle_.pop_back();
   return arena;
+}
+
+void Plan::keep_arena(std::unique_ptr<Arena> arena) const {
+  std::unique_lock<std::mutex> lock(mutex_, std::try_to_lock);
+  if (lock) idle_.push_back(std::move(arena));
 }
 
 void Plan::run(const float* const* inputs, float* const* outputs, int threads, double* seconds) const {
@@ -93,8 +99,7 @@ void Plan::run(const float* const* inputs, float* const* outputs, int threads, d
       if (seconds) seconds[segment.first + s] += std::chrono::duration<double>(Clock::now() - begin).count();
     }
   }
-  std::lock_guard<std::mutex> lock(mutex_);
-  idle_.push_back(std::move(arena));
+  keep_arena(std::move(arena));
 }
 
 }  // namespace budwood

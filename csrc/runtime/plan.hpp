@@ -104,6 +104,7 @@ class Plan {
   };
 
   std::unique_ptr<Arena> take_arena() const;
+  void keep_arena(std::unique_ptr<Arena> arena) const;
 
   const Kernels& kernels_;
   int64_t arena_floats_;

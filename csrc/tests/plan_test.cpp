@@ -102,6 +102,7 @@ struct Network {
       start.push_back(static_cast<int64_t>(columns.size()));
     }
     ConvShape shape{};
+    shape.lanes = lanes;
     shape.operand = b, shape.out = c, shape.residual = Map{}, shape.offsets = offsets, shape.widest = 2;
     shape.blocks = {0, 4, kChannels}, shape.activation = Activation{Activation::silu}, shape.bias = random.floats(kWide);
     plan->add(std::make_unique<SparseConvStep>(shape, n, random.floats(static_cast<int64_t>(columns.size())), columns, start));

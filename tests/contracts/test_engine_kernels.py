@@ -51,7 +51,21 @@ IMAGES = (1, 3, 4, 16)
 # Around the blocks that lanes are dealt out to (2, 4, 8, 16 pixels), the sizes at which images begin to share vectors
 # (100 and 400 pixels) and the widest tiles (8 and 14 vectors).
 SIZES = (1, 2, 3, 4, 5, 7, 8, 9, 14, 15, 16, 17, 20, 31)
-PLANES = [(1, 1), (1, 2), (2, 1), (1, 17), (3, 3), (4, 4), (5, 7), (7, 7), (8, 8), (9, 11), (10, 10), (14, 14), (31, 17)]
+PLANES = [
+    (1, 1),
+    (1, 2),
+    (2, 1),
+    (1, 17),
+    (3, 3),
+    (4, 4),
+    (5, 7),
+    (7, 7),
+    (8, 8),
+    (9, 11),
+    (10, 10),
+    (14, 14),
+    (31, 17),
+]
 
 each_isa = pytest.mark.parametrize("isa", ISAS)
 
@@ -142,7 +156,7 @@ def test_convolution_windows(isa: str, kernel: int) -> None:
             padding=padding,
             dilation=(dilation, dilation),
         )
-        for plane in (((13, 12), (5, 6)) if number % 3 else ((9, 31), (2, 3))):
+        for plane in ((13, 12), (5, 6)) if number % 3 else ((9, 31), (2, 3)):
             try:
                 graph = of_one(node, (3, *plane))
             except GraphError:
@@ -238,8 +252,12 @@ def test_convolution_grid(isa: str, kernel: int) -> None:
     for number, (stride, padding, channels, out, density, plane) in enumerate(cases):
         if min(plane) + 2 * padding < kernel:
             continue
-        node = conv(draw(number, out, channels, kernel, kernel, density=density), stride=(stride, stride), padding=padding)
-        check(of_one(node, (channels, *plane)), isa, IMAGES[number % 4], (stride, padding, channels, out, density, plane))
+        node = conv(
+            draw(number, out, channels, kernel, kernel, density=density), stride=(stride, stride), padding=padding
+        )
+        check(
+            of_one(node, (channels, *plane)), isa, IMAGES[number % 4], (stride, padding, channels, out, density, plane)
+        )
 
 
 @each_isa
@@ -583,9 +601,15 @@ def test_activations_keep_what_is_not_finite(isa: str, kind: str) -> None:
     inputs = [np.tile(special, 9).reshape(1, 1, 3, 27)]
     assert_same_kinds(graph, inputs, isa, 1, kind)
     weight = np.ones((1, 1, 1, 1), np.float32)
-    for node in (conv(weight, activation=f, bias=False), Add("", (), f), Affine("", (), weight[0, 0, 0], 0 * weight[0, 0, 0], f)):
+    for node in (
+        conv(weight, activation=f, bias=False),
+        Add("", (), f),
+        Affine("", (), weight[0, 0, 0], 0 * weight[0, 0, 0], f),
+    ):
         if isinstance(node, Add):
-            assert_same_kinds(of_one(node, (1, 3, 27), (1, 3, 27)), [inputs[0], 0 * np.ones_like(inputs[0])], isa, 1, kind)
+            assert_same_kinds(
+                of_one(node, (1, 3, 27), (1, 3, 27)), [inputs[0], 0 * np.ones_like(inputs[0])], isa, 1, kind
+            )
         else:
             assert_same_kinds(of_one(node, (1, 3, 27)), inputs, isa, 1, (kind, node.op))
     for rows in (1, 9):

@@ -77,6 +77,7 @@ DepthwiseStep::DepthwiseStep(LocalPlane plane, int64_t origin, int64_t row, Map 
       activation_(activation) {
   check_map(out_, arena_floats);
   require(out_.lanes == lanes, "a map must have the lanes of the instruction set");
+  check_size(out_, arena_floats);
   check_taps(taps, origin_, row_, out_, plane_.scratch());
   require(out_.channels % plane_.channels() == 0, "the input channels must divide the output channels");
   multiplier_ = out_.channels / plane_.channels();
@@ -115,6 +116,7 @@ PoolStep::PoolStep(bool largest, LocalPlane plane, int64_t origin, int64_t row, 
       factors_(std::move(factors)) {
   check_map(out_, arena_floats);
   require(out_.lanes == lanes, "a map must have the lanes of the instruction set");
+  check_size(out_, arena_floats);
   check_taps(taps_, origin_, row, out_, plane_.scratch());
   require(out_.channels == plane_.channels(), "a pooling keeps the channels");
   const auto count = static_cast<int64_t>(factors_.size());

@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <limits>
 
+#include "runtime/steps/checks.hpp"
+
 namespace budwood {
 namespace {
 
@@ -42,10 +44,11 @@ ConvStep::ConvStep(ConvShape shape, int64_t arena_floats, int64_t widest, int64_
   require(!s.offsets.empty(), "a convolution needs operands");
   const auto [low, high] = std::minmax_element(s.offsets.begin(), s.offsets.end());
   require(*low > -arena_floats && *high < arena_floats, "an operand lies outside the arena");
-  const int64_t first = s.operand.offset + *low;
-  const int64_t last = s.operand.offset + (s.operand.groups - 1) * s.operand.group + (s.out.height - 1) * s.operand.row +
-                       s.out.width * s.out.lanes + *high;
-  require(first >= 0 && last <= arena_floats, "an operand lies outside the arena");
+  require(s.operand.lanes == s.lanes && s.out.lanes == s.lanes, "a map must have the lanes of the instruction set");
+  check_size(s.out, arena_floats);
+  const __int128 last = __int128(s.operand.offset) + __int128(s.operand.groups - 1) * s.operand.group +
+                        __int128(s.out.height - 1) * s.operand.row + s.out.width * s.out.lanes + *high;
+  require(s.operand.offset + *low >= 0 && last <= arena_floats, "an operand lies outside the arena");
   require((*high - *low) * int64_t(sizeof(float)) <= std::numeric_limits<uint32_t>::max(), "operands lie too far apart");
   require(static_cast<int64_t>(s.bias.size()) == s.out.channels, "a bias is needed for every output channel");
   require(s.blocks.size() >= 2 && s.blocks.front() == 0 && s.blocks.back() == static_cast<int64_t>(s.offsets.size()) &&

@@ -19,6 +19,7 @@ struct ConvShape {
   bool by_channels;             // threads share the channels rather than the tiles: so does who reads the output
   Activation activation;
   std::vector<float> bias;
+  int64_t lanes;  // of the instruction set
 };
 
 class ConvStep : public Step {

@@ -51,8 +51,8 @@ class Plan:
         index: NDArray[int32],
         fill: float,
     ) -> None: ...
-    def input_vector(self, number: int, out: Numbers) -> None:
-        """The images of input `number` [images, channels], shared out evenly among the segment's groups."""
+    def input_vector(self, number: int, out: Numbers, images: int) -> None: ...
+    def expand(self, source: Numbers, out: Numbers, images: int, at: NDArray[int64]) -> None: ...
     def output(
         self,
         source: Numbers,

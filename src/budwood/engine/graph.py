@@ -249,7 +249,7 @@ class Pool(Node):
         _need(min(*self.kernel, *self.stride, *self.dilation) >= 1, f"{self.name} (Pool): sizes must be 1 or more")
         top, bottom, left, right = self.padding
         _need(
-            0 <= min(self.padding)
+            min(self.padding) >= 0
             and max(top, bottom) < self.dilation[0] * self.kernel[0]
             and max(left, right) < self.dilation[1] * self.kernel[1],
             f"{self.name} (Pool): padding must be smaller than the window",

@@ -17,7 +17,7 @@ from . import _native
 from .graph import ACTIVATIONS, Activation, Graph, Node, Shape
 from .layout import Layout
 from .moves import Window, table, together
-from .storage import Buffer, MapNumbers, Storage, View, arrange, is_vector
+from .storage import Buffer, Storage, View, arrange, is_vector
 
 Emit = Callable[["_native.Plan"], None]
 
@@ -69,9 +69,7 @@ class Context:
             bring(self, name)
         return self.storage.view(name)
 
-    def add(
-        self, info: StepInfo, out: View, reads: Sequence[View], emit: Emit, *, group: int | None = None
-    ) -> None:
+    def add(self, info: StepInfo, out: View, reads: Sequence[View], emit: Emit, *, group: int | None = None) -> None:
         if group is None:
             group = self.group_of(info.node, out)
         if info.op != "halo":  # what is written anew has an old border

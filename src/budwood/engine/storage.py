@@ -198,7 +198,8 @@ def arrange(buffers: list[Buffer]) -> int:
         if buffer.born < 0:
             continue
         at = 0
-        for other in sorted((p for p in placed if p.born <= buffer.last and buffer.born <= p.last), key=lambda p: p.offset):
+        alive = [p for p in placed if p.born <= buffer.last and buffer.born <= p.last]
+        for other in sorted(alive, key=lambda p: p.offset):
             if at + buffer.floats <= other.offset:
                 break
             at = max(at, -(-(other.offset + other.floats) // _ALIGN) * _ALIGN)

@@ -23,8 +23,8 @@ from ..graph import (
     Softmax,
 )
 from ..lower import Context
-from .channelwise import lower_pool
 from .channels import lower_concat, lower_flatten, lower_pad, lower_select
+from .channelwise import lower_pool
 from .conv import lower_conv
 from .elementwise import lower_activate, lower_affine, lower_combine
 from .linear import lower_linear

@@ -7,6 +7,7 @@ for each phase of the stride; the taps of the window are then places in it.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -49,9 +50,7 @@ class Scratch:
         found = [p * self.phase + y * self.row + x * self.layout.lanes for p, y, x in self.taps.taps]
         return np.array(found, np.int64)
 
-    def arguments(
-        self, context: Context, name: str, source: View, fill: float
-    ) -> tuple[tuple[int, ...], NDArray[np.int64], NDArray[np.int32], float, int, int, int, int]:
+    def arguments(self, context: Context, name: str, source: View, fill: float) -> tuple[Any, ...]:
         """Source map, moves, index vectors, fill, groups of the source, scratch floats, origin and row."""
         made = source.buffer.layout
         assert made is not None

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -87,7 +89,7 @@ def _lower_phases(context: Context, node: Conv) -> None:
 
 def _common(
     node: Conv, source: Operand, out: View, residual: View | None, density: float, by_channels: bool
-) -> tuple[object, ...]:
+) -> tuple[Any, ...]:
     layout = out.buffer.layout
     assert layout is not None
     widest = DENSE_WIDEST if density >= DENSE_FROM else WIDEST
@@ -111,7 +113,8 @@ def _sparse(
     column = column + row // (rows // node.groups) * flat.shape[1]
     start = np.zeros(rows + 1, np.int64)
     np.cumsum(np.bincount(row, minlength=rows), out=start[1:])
-    plan.sparse_conv(*_common(node, source, out, residual, density, by_channels), values, column.astype(np.int32), start)
+    common = _common(node, source, out, residual, density, by_channels)
+    plan.sparse_conv(*common, values, column.astype(np.int32), start)
 
 
 def _dense(

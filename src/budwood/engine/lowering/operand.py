@@ -33,7 +33,6 @@ class Taps:
     def halo(self) -> Pair:
         return max(abs(t[1]) for t in self.taps), max(abs(t[2]) for t in self.taps)
 
-
     def reach(self, phase: Pair) -> tuple[int, int, int, int]:
         """Rows above and below, vectors left and right, that the taps in a phase go beyond an output pixel's place."""
         seen = [(y, x) for p, y, x in self.taps if self.phases[p] == phase]
