@@ -6,9 +6,9 @@
 
 Each engine is a process of its own; rounds go from engine to engine, so that a drift of the machine's speed hits all
 alike. Printed are the median and the 10 % and 90 % quantiles of a run's time, in ms per image, the ratio to the first
-engine, and the process's peak memory. `--python NAME=PATH` gives an engine another interpreter: DeepSparse wants one of its own
-(deepsparse==1.8.0, numpy<2, onnx<1.15; its licence allows evaluation only). `--budget FILE` takes the sparsity of
-each convolution from a CSV column (`FILE:COLUMN`) instead of one for all. `--csv` appends the rows to a file.
+engine, and the process's peak memory. `--python NAME=PATH` gives an engine another interpreter: DeepSparse wants one
+of its own (deepsparse==1.8.0, numpy<2, onnx<1.15; its licence allows evaluation only). `--budget` takes the sparsity
+of each convolution from a CSV column (`FILE:COLUMN`) instead of one for all. `--csv` appends the rows to a file.
 """
 
 from __future__ import annotations
@@ -204,9 +204,7 @@ def main() -> None:
     parser.add_argument("--verbose", action="store_true")
     options = parser.parse_args()
     budget = budget_of(options.budget) if options.budget else None
-    print(
-        "| network | zeros | batch | engine | ms an image | 10 % - 90 % | ratio | peak MB |\n|---|---|---|---|---|---|---|---|"
-    )
+    print("| network | zeros | batch | engine | ms an image | 10 % - 90 % | ratio | peak MB |\n" + "|---" * 8 + "|")
     with tempfile.TemporaryDirectory() as folder:
         for sparsity in options.sparsity:
             for batch in options.batch:
@@ -217,8 +215,8 @@ def main() -> None:
                 for row in measure(path, batch, options):
                     named = {"network": options.model, "zeros": zeros, **row}
                     print(
-                        f"| {options.model} | {zeros} | {batch} | {row['engine']} | {row['ms']:.2f} | {row['low']:.2f} - "
-                        f"{row['high']:.2f} | {row['ratio']:.2f} | {row['peak_mb']:.0f} |",
+                        f"| {options.model} | {zeros} | {batch} | {row['engine']} | {row['ms']:.2f} | {row['low']:.2f}"
+                        f" - {row['high']:.2f} | {row['ratio']:.2f} | {row['peak_mb']:.0f} |",
                         flush=True,
                     )
                     _append(options.csv, named)

@@ -87,7 +87,7 @@ def sharing(plane: tuple[int, int], images: int, lanes: int) -> int:
 
 @cache
 def choose(plane: tuple[int, int], shared: int, lanes: int) -> Layout:
-    """The cheapest division of planes of this size for vectors of `lanes` (a power of two) shared by so many images."""
+    """The cheapest division of planes of this size, so many images sharing a vector of `lanes` (a power of two)."""
     found = [
         Layout(plane, shared, rows, lanes // shared // rows) for rows in (1, 2, 4, 8, 16) if rows * shared <= lanes
     ]

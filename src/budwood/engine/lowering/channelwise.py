@@ -50,8 +50,8 @@ class Scratch:
         found = [p * self.phase + y * self.row + x * self.layout.lanes for p, y, x in self.taps.taps]
         return np.array(found, np.int64)
 
-    def arguments(self, context: Context, name: str, source: View, fill: float) -> tuple[Any, ...]:
-        """Source map, moves, index vectors, fill, groups of the source, scratch floats, origin and row."""
+    def arguments(self, context: Context, name: str, source: View, fill: float) -> dict[str, Any]:
+        """The arguments of a native channelwise step that say where its planes come from."""
         made = source.buffer.layout
         assert made is not None
         _, height, width = context.shape(name)
@@ -67,8 +67,16 @@ class Scratch:
             where = from_map(source, made, _Phase(number, phase, self.taps.stride) if phased else None)
             tables.append(table(self.layout, self.taps.halo, place, (height, width), where, window))
         m: Moves = together(tables, [0] * len(tables))
-        groups = self.layout.images // made.images
-        return source.numbers(), m.moves, m.index, fill, groups, self.floats, self.origin, self.row
+        return {
+            "source": source.numbers(),
+            "moves": m.moves,
+            "index": m.index,
+            "fill": fill,
+            "groups_of_source": self.layout.images // made.images,
+            "scratch": self.floats,
+            "origin": self.origin,
+            "row": self.row,
+        }
 
 
 @dataclass(frozen=True)
@@ -107,9 +115,17 @@ def lower_depthwise(context: Context, node: Conv) -> None:
         weights = np.ascontiguousarray(node.weight.reshape(rows, -1))
         bias = np.zeros(rows, np.float32) if node.bias is None else node.bias
         place = None if residual is None else residual.numbers()
-        f = activation_arguments(node.activation)
-        where = scratch.arguments(context, name, source, 0.0)
-        plan.depthwise(*where, out.numbers(), place, scratch.offsets(), weights, bias, *f)
+        kind, numbers = activation_arguments(node.activation)
+        plan.depthwise(
+            **scratch.arguments(context, name, source, 0.0),
+            out=out.numbers(),
+            residual=place,
+            taps=scratch.offsets(),
+            weights=weights,
+            bias=bias,
+            activation=kind,
+            numbers=numbers,
+        )
 
     context.add(info, out, [source] if residual is None else [source, residual], emit)
 
@@ -128,7 +144,8 @@ def lower_pool(context: Context, node: Pool) -> None:
     def emit(plan: _native.Plan) -> None:
         factors = np.ones(1, np.float32) if node.kind == "max" else _factors(node, context.shape(name), layout)
         where = scratch.arguments(context, name, source, fill_of(node))
-        plan.pool(*where, target.numbers(), scratch.offsets(), node.kind == "max", factors)
+        largest = node.kind == "max"
+        plan.pool(**where, out=target.numbers(), taps=scratch.offsets(), largest=largest, factors=factors)
 
     context.add(info, target, [source], emit, group=layout.images)
     if target is not out:

@@ -89,7 +89,7 @@ def _lower_phases(context: Context, node: Conv) -> None:
 
 def _common(
     node: Conv, source: Operand, out: View, residual: View | None, density: float, by_channels: bool
-) -> tuple[Any, ...]:
+) -> dict[str, Any]:
     layout = out.buffer.layout
     assert layout is not None
     widest = DENSE_WIDEST if density >= DENSE_FROM else WIDEST
@@ -99,8 +99,19 @@ def _common(
     bias = np.zeros(out.channels, np.float32) if node.bias is None else np.ascontiguousarray(node.bias)
     place = None if residual is None else residual.numbers()
     offsets = np.ascontiguousarray(source.offsets().ravel())
-    function = activation_arguments(node.activation)
-    return source.view.numbers(), out.numbers(), place, offsets, widest, cut, by_channels, *function, bias
+    kind, numbers = activation_arguments(node.activation)
+    return {
+        "operand": source.view.numbers(),
+        "out": out.numbers(),
+        "residual": place,
+        "offsets": offsets,
+        "widest": widest,
+        "blocks": cut,
+        "by_channels": by_channels,
+        "activation": kind,
+        "numbers": numbers,
+        "bias": bias,
+    }
 
 
 def _sparse(
@@ -114,11 +125,12 @@ def _sparse(
     start = np.zeros(rows + 1, np.int64)
     np.cumsum(np.bincount(row, minlength=rows), out=start[1:])
     common = _common(node, source, out, residual, density, by_channels)
-    plan.sparse_conv(*common, values, column.astype(np.int32), start)
+    plan.sparse_conv(**common, values=values, columns=column.astype(np.int32), start=start)
 
 
 def _dense(
     plan: _native.Plan, node: Conv, source: Operand, out: View, residual: View | None, density: float, by_channels: bool
 ) -> None:
     weights = np.ascontiguousarray(node.weight.ravel())
-    plan.dense_conv(*_common(node, source, out, residual, density, by_channels), weights, node.groups)
+    common = _common(node, source, out, residual, density, by_channels)
+    plan.dense_conv(**common, weights=weights, groups=node.groups)
