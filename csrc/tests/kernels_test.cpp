@@ -109,18 +109,22 @@ void test_sparse_conv(const Kernels& k, Random& random) {
   conv_cases(kSparseTile, [&](const ConvCase& q) {
     const ConvData d(q, k.lanes, random);
     std::vector<SparseRow> rows;
-    std::vector<Entry> entries;
+    std::vector<float> kept;
+    std::vector<uint16_t> places;
     std::vector<std::vector<float>> weight(q.channels, std::vector<float>(q.depth, 0));
     for (int64_t c = 0; c < q.channels; ++c) {
-      const size_t begin = entries.size();
+      const size_t begin = kept.size();
       for (int64_t e = 0; e < q.depth; ++e)
-        if (random.chance(0.4)) weight[c][e] = random.normal(), entries.push_back({d.offsets[e], weight[c][e]});
-      rows.push_back({static_cast<int32_t>(c), static_cast<int32_t>(entries.size() - begin)});
+        if (random.chance(0.4)) {
+          kept.push_back(weight[c][e] = random.normal());
+          places.push_back(static_cast<uint16_t>(d.offsets[e] / sizeof(float) / k.lanes));
+        }
+      rows.push_back({static_cast<int32_t>(c), static_cast<int32_t>(kept.size() - begin)});
     }
     Target out(q.channels * d.pitch);
     d.prepare(q, out);
     k.sparse_conv({d.panel.data(), out.data(), q.residual ? d.residual.data() : nullptr, d.pitch, d.residual_pitch,
-                   rows.data(), q.channels, entries.data(), d.bias.data(), q.limits.low, q.limits.high, q.tile, q.first, q.last,
+                   rows.data(), q.channels, kept.data(), places.data(), d.bias.data(), q.limits.low, q.limits.high, q.tile, q.first, q.last,
                    (q.tile + q.channels) % 2 == 0});
     const auto what = label("sparse_conv", {q.tile, q.channels, q.depth, q.first, q.last});
     for (int64_t c = 0; c < q.channels; ++c) d.expect(q, out, c, [&](int64_t e) { return weight[c][e]; }, what);

@@ -289,7 +289,7 @@ def network() -> Graph:
         Flatten("features", ("last",)),
         Linear("y", ("features",), draw(7, 101, 40), draw(8, 101)),
     )
-    return Graph({"x": (3, 37, 41)}, nodes, ("y", "features", "c"))
+    return Graph({"x": (3, 37, 41)}, nodes, ("y", "c"))
 
 
 # -- products with a matrix -------------------------------------------------------------------------------------
@@ -298,7 +298,7 @@ def network() -> Graph:
 @each_isa
 @pytest.mark.parametrize("density", DENSITIES)
 def test_linear(isa: str, density: float) -> None:
-    for number, (channels, out) in enumerate(itertools.product((*CHANNELS, 513), (*CHANNELS, 100))):
+    for number, (channels, out) in enumerate(itertools.product(CHANNELS, (*CHANNELS, 100))):
         weight = draw(number, out, channels, density=density)
         weight[number % out] = 0
         f = Activation(ACTIVATIONS[number % 6])
@@ -534,8 +534,11 @@ def strike(inputs: list[Array], seed: int, values: tuple[float, ...] = SPECIAL) 
 
 
 def assert_same_kinds(graph: Graph, inputs: list[Array], isa: str, images: int, note: object = "") -> None:
-    """Not a number and infinite exactly where PyTorch's float32 result is; the rest as without them."""
-    found, wanted = run_plan(graph, inputs, isa, images), meaning(graph, inputs, torch.float32)
+    """Not a number and infinite exactly where PyTorch's result is; the rest as without them.
+
+    In float64: in float32 some of PyTorch's vectors answer NaN to gelu(infinity).
+    """
+    found, wanted = run_plan(graph, inputs, isa, images), meaning(graph, inputs)
     for y, reference in zip(found, wanted, strict=True):
         assert np.array_equal(kinds(y), kinds(reference)), f"{isa} {images} {note}"
         finite = kinds(reference) == 0
@@ -670,3 +673,39 @@ def test_what_is_not_finite_is_gone_with_the_next_call(isa: str) -> None:
                 for a, b in zip(run(plan, spoilt), fresh, strict=True):
                     assert np.array_equal(a[others], b[others]), f"{isa}: an image spoils others, {images}, {poison}"
                     assert math.prod(a[1].shape) and not np.isfinite(a[1]).all()
+
+
+# -- long sums --------------------------------------------------------------------------------------------------
+
+MATRIX = "a running sum of 256 products loses more digits than PyTorch's 16 of 16 when there are few images"
+
+
+@each_isa
+@pytest.mark.parametrize(
+    ("channels", "kernel", "density", "images"),
+    [
+        (25088, 0, 1.0, 1),
+        (4096, 0, 0.1, 4),
+        (2048, 0, 1.0, 1),
+        (1024, 0, 1.0, 4),
+        (512, 0, 1.0, 16),
+        pytest.param(512, 0, 1.0, 4, marks=pytest.mark.xfail(reason=MATRIX)),
+        pytest.param(256, 0, 1.0, 1, marks=pytest.mark.xfail(reason=MATRIX)),
+        (512, 3, 1.0, 1),
+        (512, 3, 0.1, 1),
+        (256, 3, 0.4, 4),
+        (256, 3, 0.02, 4),
+        (256, 3, 0.1, 4),
+        (2048, 1, 1.0, 4),
+        (2048, 1, 0.1, 4),
+    ],
+)
+def test_long_sums(isa: str, channels: int, kernel: int, density: float, images: int) -> None:
+    """kernel 0: a product of vectors with a matrix."""
+    if kernel == 0:
+        weight = draw(1, 200, channels, density=density)
+        graph = of_one(Linear("", (), weight, draw(2, 200)), (channels,))
+    else:
+        node = conv(draw(1, 32, channels, kernel, kernel, density=density), padding=kernel // 2)
+        graph = of_one(node, (channels, 7, 7))
+    check(graph, isa, images, (channels, kernel, density))

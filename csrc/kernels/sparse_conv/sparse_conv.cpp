@@ -11,8 +11,8 @@ enum class End { store, relu, clamp };  // what is done to a sum before it is st
 
 template <int T, bool First, End end>
 void rows(const SparseConv& s) {
-  const char* panel = reinterpret_cast<const char*>(s.panel);
-  const Entry* entry = s.entries;
+  const float* weight = s.weights;
+  const uint16_t* place = s.places;
   const Vec low = broadcast(s.low), high = broadcast(s.high);
   for (const SparseRow *row = s.rows, *last = row + s.count; row != last; ++row) {
     float* out = s.out + row->channel * s.out_channel;
@@ -31,10 +31,10 @@ void rows(const SparseConv& s) {
     }
     const bool apart = First || s.apart;
     for (int t = 0; t < T; ++t) sum[t] = apart ? broadcast(0.0f) : start[t];
-    for (const Entry* stop = entry + row->entries; entry != stop; ++entry) {
-      const Vec weight = broadcast(entry->weight);
-      const float* from = reinterpret_cast<const float*>(panel + entry->offset);
-      for (int t = 0; t < T; ++t) sum[t] = fma(weight, load(from + t * kLanes), sum[t]);
+    for (const float* stop = weight + row->entries; weight != stop; ++weight, ++place) {
+      const Vec w = broadcast(*weight);
+      const float* from = s.panel + static_cast<int64_t>(*place) * kLanes;
+      for (int t = 0; t < T; ++t) sum[t] = fma(w, load(from + t * kLanes), sum[t]);
     }
     if (apart)
       for (int t = 0; t < T; ++t) sum[t] = add(start[t], sum[t]);

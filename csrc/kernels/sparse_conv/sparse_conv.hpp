@@ -4,12 +4,6 @@
 
 namespace budwood {
 
-// A non-zero: where its operand lies, in bytes from the panel, and its weight.
-struct Entry {
-  uint32_t offset;
-  float weight;
-};
-
 // `entries` non-zeros of one output channel that lie in one block.
 struct SparseRow {
   int32_t channel;
@@ -18,7 +12,7 @@ struct SparseRow {
 
 // One block of inputs times the rows of a chunk of output channels, for `tile` vectors of pixels:
 //
-//   out[channel, t] = start[channel, t] + sum over the row's entries of weight * panel[offset, t],   t in [0, tile)
+//   out[channel, t] = start[channel, t] + sum over the row's entries of weight * panel[place + t],   t in [0, tile)
 //
 // start is bias (+ residual) in the first block of a chunk, and what `out` holds in the later ones; in the last
 // block the sum is clamped to [low, high]. out's vector t of a channel lies at out + channel * out_channel + t *
@@ -30,7 +24,9 @@ struct SparseConv {
   int64_t out_channel, residual_channel;
   const SparseRow* rows;
   int64_t count;
-  const Entry* entries;
+  // The rows' entries one after the other, 6 bytes each: a weight, and its operand's place in vectors from the panel.
+  const float* weights;
+  const uint16_t* places;
   const float* bias;  // by channel
   float low, high;
   int tile;  // 1 to kSparseTile

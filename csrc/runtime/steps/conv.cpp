@@ -23,6 +23,9 @@ bool clamp_of(const Activation& f, float& low, float& high) {
 }
 
 // A tile's output channels are cut into so many parts at most, of so many channels at least, for the threads to share.
+// Vectors that the place of an operand can count.
+constexpr int64_t kFarthest = std::numeric_limits<uint16_t>::max();
+
 constexpr int64_t kParts = 8, kPart = 8;
 
 // Non-zeros of a row above which its blocks are summed apart.
@@ -100,24 +103,31 @@ SparseConvStep::SparseConvStep(ConvShape shape, int64_t arena_floats, std::span<
               std::is_sorted(start.begin(), start.end()),
           "the weights are no CSR matrix of one row per output channel");
   for (int32_t k : columns) require(k >= 0 && k < depth, "a weight names no operand");
-  lowest_ = *std::min_element(offsets.begin(), offsets.end());
-  entries_.reserve(values.size());
+  weights_.assign(values.begin(), values.end());
+  places_.reserve(values.size());
   std::vector<int64_t> next(start.begin(), start.end() - 1);
+  int64_t stored = 0;
   for (size_t b = 0; b + 1 < shape_.blocks.size(); ++b) {
     const bool edge = b == 0 || b + 2 == shape_.blocks.size();
+    const auto from = offsets.begin() + shape_.blocks[b], to = offsets.begin() + shape_.blocks[b + 1];
+    lowest_.push_back(from == to ? 0 : *std::min_element(from, to));
     for (int64_t p = 0; p < parts(); ++p) {
-      begin_.push_back({static_cast<int64_t>(rows_.size()), static_cast<int64_t>(entries_.size())});
+      begin_.push_back({static_cast<int64_t>(rows_.size()), stored});
       for (int64_t m = part_[p]; m < part_[p + 1]; ++m) {
         int64_t& e = next[m];
         const int64_t first = e;
-        for (; e < start[m + 1] && columns[e] < shape_.blocks[b + 1]; ++e)
-          entries_.push_back({static_cast<uint32_t>((offsets[columns[e]] - lowest_) * sizeof(float)), values[e]});
+        for (; e < start[m + 1] && columns[e] < shape_.blocks[b + 1]; ++e) {
+          const int64_t floats = offsets[columns[e]] - lowest_[b], place = floats / shape_.lanes;
+          require(columns[e] >= shape_.blocks[b] && floats % shape_.lanes == 0 && place <= kFarthest, "a block's operands lie too far apart");
+          weights_[stored++] = values[e];
+          places_.push_back(static_cast<uint16_t>(place));
+        }
         if (e > first || edge) rows_.push_back({static_cast<int32_t>(m), static_cast<int32_t>(e - first)});
       }
     }
   }
-  begin_.push_back({static_cast<int64_t>(rows_.size()), static_cast<int64_t>(entries_.size())});
-  require(entries_.size() == values.size(), "the columns of a row must rise");
+  begin_.push_back({static_cast<int64_t>(rows_.size()), stored});
+  require(stored == static_cast<int64_t>(values.size()), "the columns of a row must rise");
   apart_ = static_cast<int64_t>(values.size()) > kLong * rows;
 }
 
@@ -125,8 +135,8 @@ void SparseConvStep::compute(const Kernels& kernels, const Place& p, int64_t beg
   const auto count = static_cast<int64_t>(shape_.blocks.size()) - 1;
   for (int64_t b = 0; b < count; ++b) {
     const Begin first = begin_[b * parts() + begin], last = begin_[b * parts() + end];
-    kernels.sparse_conv({p.panel + lowest_, p.out, p.residual, shape_.out.channel, shape_.residual.channel,
-                         rows_.data() + first.row, last.row - first.row, entries_.data() + first.entry,
+    kernels.sparse_conv({p.panel + lowest_[b], p.out, p.residual, shape_.out.channel, shape_.residual.channel,
+                         rows_.data() + first.row, last.row - first.row, weights_.data() + first.entry, places_.data() + first.entry,
                          shape_.bias.data(), p.low, p.high, p.tile, b == 0, b + 1 == count, apart_});
   }
 }

@@ -70,10 +70,11 @@ class SparseConvStep : public ConvStep {
   void compute(const Kernels& kernels, const Place& place, int64_t begin, int64_t end) const override;
 
   bool apart_ = false;
-  int64_t lowest_ = 0;  // floats from the pixel's place to the operand that offset 0 names
+  std::vector<int64_t> lowest_;  // of each block: floats from the pixel's place to the operand that place 0 names
   std::vector<Begin> begin_;  // where each part of each block begins, block by block, then where all end
   std::vector<SparseRow> rows_;
-  std::vector<Entry> entries_;
+  std::vector<float> weights_;
+  std::vector<uint16_t> places_;
 };
 
 class DenseConvStep : public ConvStep {

@@ -105,7 +105,7 @@ def _classify(
 ) -> Moves:
     lanes = inside.shape[2]
     first = np.take_along_axis(vector, inside.argmax(2)[..., None], 2)[..., 0]
-    gathered = bool((lane[inside] < 0).any())
+    gathered = bool((lane < 0).any())  # where no pixel is inside, too: there may be no whole vector to read
     single = np.where(inside, vector == first[..., None], True).all(2) & (not gathered)
     straight = single & (np.where(inside, lane, -1) == np.arange(lanes)).all(2)
     number: dict[bytes, int] = {}

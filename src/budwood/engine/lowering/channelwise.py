@@ -160,12 +160,12 @@ def _factors(node: Pool, shape: tuple[int, ...], layout: Layout) -> Array:
     _, row, column = layout.pixels(np.arange(layout.height), np.arange(layout.width))
 
     def count(at: NDArray[np.int64], axis: int) -> NDArray[np.int64]:
-        begin = at * node.stride[axis] - node.padding[2 * axis]
-        end = begin + node.kernel[axis]
         low, high = 0, shape[1 + axis]
         if node.count_padding:
             low, high = -node.padding[2 * axis], high + node.padding[2 * axis + 1]
-        return np.maximum(np.minimum(end, high) - np.maximum(begin, low), 1)
+        begin = at * node.stride[axis] - node.padding[2 * axis]
+        taps = begin[..., None] + np.arange(node.kernel[axis]) * node.dilation[axis]
+        return np.maximum(((taps >= low) & (taps < high)).sum(-1), 1)
 
     factors = (1.0 / (count(row, 0) * count(column, 1))).astype(np.float32)
     inside = (row < layout.plane[0]) & (column < layout.plane[1])

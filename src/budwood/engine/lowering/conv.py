@@ -53,12 +53,19 @@ def _add(context: Context, node: Conv, source: Operand, out: View, flops: float)
         residual = context.view(node.inputs[1])
         reads.append(residual)
     density = float(np.count_nonzero(node.weight)) / node.weight.size
-    kind = "sparse" if density < DENSE_FROM else "dense"
+    kind = "sparse" if density < DENSE_FROM and _near(source) else "dense"
     reason = f"{density:.0%} of the weights left"
     info = StepInfo(node.name, "Conv", kind, reason, context.shape(node.name), 1 - density, flops)
     emit = _sparse if kind == "sparse" else _dense
     by_channels = _read_by_channels(context, node.name)
     context.add(info, out, reads, lambda plan: emit(plan, node, source, out, residual, density, by_channels))
+
+
+def _near(source: Operand) -> bool:
+    """Whether the places of a block's operands can be counted in 16 bits; a block may be one channel, or all."""
+    offsets = source.offsets()
+    assert source.view.buffer.layout is not None
+    return int(np.ptp(offsets)) // source.view.buffer.layout.lanes < 1 << 16
 
 
 def _read_by_channels(context: Context, name: str) -> bool:

@@ -21,13 +21,22 @@ def lower_linear(context: Context, node: Linear) -> None:
 
 
 def product(
-    context: Context, name: str, op: str, source: View, weight: Array, bias: Array | None, f: Activation
+    context: Context,
+    name: str,
+    op: str,
+    source: View,
+    weight: Array,
+    bias: Array | None,
+    f: Activation,
+    *,
+    skip_zeros: bool = False,
 ) -> None:
+    """`skip_zeros` where a zero is no weight: a product with it would let NaN and infinity through."""
     out = context.storage.view(name)
     images = context.group_of(name, out)
     left = np.count_nonzero(weight)
     density = float(left) / weight.size
-    sparse = density < SPARSE_BELOW
+    sparse = skip_zeros or density < SPARSE_BELOW
     info = StepInfo(
         name,
         op,
@@ -62,20 +71,22 @@ def lower_as_linear(context: Context, node: Conv) -> None:
     rows, per_group, *kernel = node.weight.shape
     full = np.zeros((rows, channels, height, width), np.float32)
     per = rows // node.groups
+    seen = np.zeros((height, width), bool)
     for ky in range(kernel[0]):
         for kx in range(kernel[1]):
             y, x = ky * node.dilation[0] - node.padding[0], kx * node.dilation[1] - node.padding[2]
             if 0 <= y < height and 0 <= x < width:
+                seen[y, x] = True
                 for g in range(node.groups):
                     to = np.s_[g * per : (g + 1) * per]
                     full[to, g * per_group : (g + 1) * per_group, y, x] = node.weight[to, :, ky, kx]
     source = context.view(node.inputs[0])
     if not is_vector(context.shape(node.inputs[0])):
         source = flatten(context, node.name, node.inputs[0])
-    matrix = full.reshape(rows, -1)
+    matrix, skip = full.reshape(rows, -1), node.groups > 1 or not seen.all()
     if len(node.inputs) == 1:
-        return product(context, node.name, "Conv", source, matrix, node.bias, node.activation)
-    product(context, node.name, "Conv", source, matrix, node.bias, IDENTITY)
+        return product(context, node.name, "Conv", source, matrix, node.bias, node.activation, skip_zeros=skip)
+    product(context, node.name, "Conv", source, matrix, node.bias, IDENTITY, skip_zeros=skip)
     out, residual = context.storage.view(node.name), context.view(node.inputs[1])
     images = context.group_of(node.name, out)
     info = StepInfo(node.name, "residual", "elementwise", "", context.shape(node.name))
