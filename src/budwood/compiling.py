@@ -112,7 +112,7 @@ def _renamed(program: Program, wishes: _Wishes) -> Program:
 
 def _from_onnx(path: Path, wishes: _Wishes) -> Program:
     from .engine.from_onnx import graph_from_onnx
-    from .engine.onnx_file import read_properties
+    from .engine.from_onnx.file import read_properties
 
     wishes.refuse_size(f"{path} has an image size of its own")
     graph = graph_from_onnx(path)

@@ -263,6 +263,8 @@ print(native.instruction_set())
 @pytest.mark.parametrize("isa", ISAS)
 def test_a_program_on_instructions_that_are_forced(isa: str) -> None:
     environment = {**os.environ, "BUDWOOD_ISA": isa}
-    done = subprocess.run([sys.executable, "-c", END_TO_END], env=environment, capture_output=True, text=True, timeout=100)
+    done = subprocess.run(
+        [sys.executable, "-c", END_TO_END], env=environment, capture_output=True, text=True, timeout=100
+    )
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == isa

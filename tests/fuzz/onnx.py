@@ -13,9 +13,9 @@ import torch
 
 from budwood.engine import graph as g
 from budwood.engine.from_onnx import graph_from_onnx
+from budwood.engine.from_onnx.constants import FOLDABLE
+from budwood.engine.from_onnx.ops import HANDLERS
 from budwood.engine.interpret import interpret
-from budwood.engine.onnx_constants import FOLDABLE
-from budwood.engine.onnx_ops import HANDLERS
 
 from .mutations import EXTREMES, mutations
 

@@ -18,7 +18,7 @@ from torch import nn
 from ..core.checkpoint import Lineage
 from ..core.errors import UserError
 from ..core.files import write_atomic
-from ..engine.onnx_file import with_properties
+from ..engine.from_onnx.file import with_properties
 from .network import Network
 
 

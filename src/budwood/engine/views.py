@@ -1,4 +1,4 @@
-"""How an ONNX tensor lies over a value of our graph, so that reshapes and transposes need not be carried out.
+"""How a tensor of another graph lies over a value of ours, so that reshapes and transposes need not be carried out.
 
 A value of the graph is [N, C, H, W] or [N, C]. An ONNX tensor that is a reshape or a transpose of it is a *view*:
 for each of its axes the pieces of N, C, H and W that run along it, outermost first. Channels last is
@@ -15,7 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .graph import Shape
-from .onnx_file import MOST_DIMENSIONS
+
+MOST_DIMENSIONS = 8
 
 
 class Piece(NamedTuple):

@@ -1,6 +1,6 @@
 """ATen's operators with windows, borders and sizes: pools, padding, cutting, sums and means.
 
-A function's arguments are those of the operator's schema; see export_build.Handler.
+A function's arguments are those of the operator's schema; see build.Handler.
 """
 
 from __future__ import annotations
@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from . import graph as g
-from .export_build import ZERO, Builder, handles, pair, positions, viewed
-from .export_layers import Numbers, edges_of
-from .onnx_view import View, with_axis
+from .. import graph as g
+from ..views import View, with_axis
+from .build import ZERO, Builder, handles, pair, positions, viewed
+from .layers import Numbers, edges_of
 
 # -- pools, padding, sizes ------------------------------------------------------------------------------------
 

@@ -1,6 +1,6 @@
 """ATen's operators with weights, windows and borders: convolutions, linear layers, norms.
 
-A function's arguments are those of the operator's schema; see export_build.Handler.
+A function's arguments are those of the operator's schema; see build.Handler.
 """
 
 from __future__ import annotations
@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from . import graph as g
-from .export_build import ONE, ZERO, Builder, constant, handles, pair, viewed
-from .onnx_view import View
+from .. import graph as g
+from ..views import View
+from .build import ONE, ZERO, Builder, constant, handles, pair, viewed
 
 Numbers = Any  # a number, or a list of one or two
 

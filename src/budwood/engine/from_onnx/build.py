@@ -10,10 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from . import graph as g
-from .onnx_constants import Budget
-from .onnx_file import Constant, Op, printable
-from .onnx_view import (
+from .. import graph as g
+from ..views import (
     View,
     flattened_pixels,
     full,
@@ -21,6 +19,8 @@ from .onnx_view import (
     shuffled_channels,
     with_axis,
 )
+from .constants import Budget
+from .file import Constant, Op, printable
 
 LARGEST_VALUE = 1 << 28  # numbers in one value for one image; 1 GiB as float32
 

@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from .onnx_file import MOST_DIMENSIONS, Constant, Op
+from ..views import MOST_DIMENSIONS
+from .file import Constant, Op
 
 # TensorProto.DataType -> what we hold it as: every floating-point type as float32
 DTYPES: dict[int, Any] = {

@@ -1,6 +1,6 @@
 """ATen's elementwise operators: activations and arithmetic.
 
-A function's arguments are those of the operator's schema; see export_build.Handler.
+A function's arguments are those of the operator's schema; see build.Handler.
 """
 
 from __future__ import annotations
@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from . import graph as g
-from .export_build import ONE, ZERO, Builder, Handler, constant, handles, shape_of, viewed
-from .onnx_view import Piece, View
+from .. import graph as g
+from ..views import Piece, View
+from .build import ONE, ZERO, Builder, Handler, constant, handles, shape_of, viewed
 
 # -- activations ----------------------------------------------------------------------------------------------
 

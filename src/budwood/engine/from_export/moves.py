@@ -1,6 +1,6 @@
 """ATen's operators that only move numbers, or tell sizes: reshapes, transposes, slices, concatenations.
 
-A function's arguments are those of the operator's schema; see export_build.Handler.
+A function's arguments are those of the operator's schema; see build.Handler.
 """
 
 from __future__ import annotations
@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from . import graph as g
-from .export_build import Builder, Expanded, constant, handles, positions, shape_of, viewed
-from .export_windows import cut, space_to_depth
-from .onnx_view import Piece, View, reshaped, transposed, with_axis
+from .. import graph as g
+from ..views import Piece, View, reshaped, transposed, with_axis
+from .build import Builder, Expanded, constant, handles, positions, shape_of, viewed
+from .windows import cut, space_to_depth
 
 
 @handles(

@@ -6,11 +6,11 @@ import math
 
 import numpy as np
 
-from . import graph as g
-from .onnx_build import Builder, Handler, Inputs, Value, numbers, scalar, viewed
-from .onnx_constants import axes_of, integers
-from .onnx_file import Op
-from .onnx_view import View, full, whole, with_axis
+from .. import graph as g
+from ..views import View, full, whole, with_axis
+from .build import Builder, Handler, Inputs, Value, numbers, scalar, viewed
+from .constants import axes_of, integers
+from .file import Op
 
 
 def conv(builder: Builder, op: Op, inputs: Inputs) -> Value:

@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 from torch import Tensor
 
-from . import graph as g
-from .onnx_view import View, flattened_pixels, full, order_along, shuffled_channels, whole, with_axis
+from .. import graph as g
+from ..views import View, flattened_pixels, full, order_along, shuffled_channels, whole, with_axis
 
 Constant = NDArray[Any]
 ONE, ZERO = np.ones(1), np.zeros(1)

@@ -16,11 +16,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..core.errors import UserError
+from ...core.errors import UserError
+from ..views import MOST_DIMENSIONS
 
 Constant = NDArray[Any]
 LARGEST_FILE = 1 << 31  # protobuf's own limit
-MOST_DIMENSIONS = 8
 OPSETS = range(13, 22)
 
 # TensorProto.DataType -> bytes an element takes in raw data

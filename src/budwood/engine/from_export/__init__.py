@@ -2,7 +2,7 @@
 
 The program is walked in ATen operators before they are taken apart: a batch norm is one, a GELU is one. What depends
 on parameters and constants alone is worked out by PyTorch on the way. Reshapes and transposes are not carried out but
-kept as views (onnx_view), so that a network which works on channels last comes out as one that does not.
+kept as views (../views.py), so that a network which works on channels last comes out as one that does not.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from torch import Tensor, nn
 from torch.export import ExportedProgram
 from torch.export.graph_signature import InputKind, OutputKind
 
-from ..core.errors import UserError
-from . import export_layers, export_moves, export_ops, export_windows  # noqa: F401  they register what they handle
-from . import graph as g
-from .export_build import HANDLERS, Builder
-from .onnx_view import View
+from ...core.errors import UserError
+from .. import graph as g
+from ..views import View
+from . import layers, moves, ops, windows  # noqa: F401  they register what they handle
+from .build import HANDLERS, Builder
 
 # Stands for a batch that is left open: a prime that hardly is another size.
 OPEN_BATCH = 2003

@@ -7,13 +7,13 @@ from dataclasses import replace
 
 import numpy as np
 
-from . import graph as g
-from . import onnx_windows
-from .onnx_build import Builder, Handler, Inputs, Term, Value, numbers, scalar, viewed
-from .onnx_constants import axes_of, chosen, integers, shape_asked, split_sizes, target_shape
-from .onnx_file import FLOATS, Constant, Op
-from .onnx_view import View, full, reshaped, transposed, with_axis
-from .onnx_windows import mean_axes, reduce_mean_pixels
+from .. import graph as g
+from ..views import View, full, reshaped, transposed, with_axis
+from . import windows
+from .build import Builder, Handler, Inputs, Term, Value, numbers, scalar, viewed
+from .constants import axes_of, chosen, integers, shape_asked, split_sizes, target_shape
+from .file import FLOATS, Constant, Op
+from .windows import mean_axes, reduce_mean_pixels
 
 ONE, ZERO = np.ones(1, np.float32), np.zeros(1, np.float32)
 
@@ -317,7 +317,7 @@ def shape_of(builder: Builder, op: Op, inputs: Inputs) -> Constant:
 
 
 HANDLERS: dict[str, Handler] = {
-    **onnx_windows.HANDLERS,
+    **windows.HANDLERS,
     "Add": add,
     "Cast": cast,
     "Clip": clip,

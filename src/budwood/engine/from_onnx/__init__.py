@@ -10,13 +10,13 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from ..core.errors import UserError
-from . import graph as g
-from .onnx_build import Builder, Inputs, Value, viewed
-from .onnx_constants import FOLDABLE, Budget, fold
-from .onnx_file import Constant, Model, Op, printable, read_model
-from .onnx_ops import HANDLERS
-from .onnx_view import View, whole
+from ...core.errors import UserError
+from .. import graph as g
+from ..views import View, whole
+from .build import Builder, Inputs, Value, viewed
+from .constants import FOLDABLE, Budget, fold
+from .file import Constant, Model, Op, printable, read_model
+from .ops import HANDLERS
 
 # Stands for a batch that is left open, in the model's arithmetic with shapes: a prime that hardly is another size,
 # and small, as exporters may make arrays of indices that are as long.
