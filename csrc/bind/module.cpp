@@ -4,7 +4,6 @@
 #include <nanobind/stl/vector.h>
 
 #include "bind/plan.hpp"
-#include "bind/spmm.hpp"
 #include "runtime/instruction_sets.hpp"
 
 NB_MODULE(_native, module) {
@@ -18,6 +17,5 @@ NB_MODULE(_native, module) {
     const auto* set = budwood::find_instruction_set(isa);
     return set ? set->kernels.lanes : 0;
   });
-  budwood::bind::add_spmm(module);
   budwood::bind::add_plan(module);
 }

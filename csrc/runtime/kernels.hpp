@@ -11,12 +11,10 @@
 #include "kernels/softmax/softmax.hpp"
 #include "kernels/sparse_conv/sparse_conv.hpp"
 #include "kernels/sparse_linear/sparse_linear.hpp"
-#include "kernels/spmm/spmm.hpp"
 #include "kernels/stencil/stencil.hpp"
 
 // The kernel table: one line a kernel. The argument type is the kernel's name in another case.
 #define BUDWOOD_KERNELS(X)              \
-  X(spmm, Spmm)                         \
   X(repack, Repack)                     \
   X(sparse_conv, SparseConv)            \
   X(dense_conv, DenseConv)              \

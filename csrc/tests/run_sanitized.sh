@@ -25,5 +25,5 @@ sanitized() {
   for test in "$@"; do run_test "$test" -pthread; done
 }
 
-sanitized address,undefined spmm_test kernels_test plan_test
+sanitized address,undefined kernels_test plan_test
 sanitized thread plan_test

@@ -77,17 +77,35 @@ def test_any_number_of_threads_gives_the_same_bits(isa: str, graph: Graph, monke
 
 @pytest.mark.parametrize("isa", ISAS)
 def test_any_number_of_threads_on_random_graphs(isa: str) -> None:
-    for seed in range(40):
+    for seed in range(20):
         graph = optimize(random_graph(seed, 12))
         count = (1, 4, 16)[seed % 3]
         inputs = [x[:count] for x in draw_inputs(graph, count, seed)]
         plan = lower(graph, count, isa)
         found: list[list[np.ndarray]] = []
-        for threads in (1, 2, 3, 4, 64, 1000):
+        for threads in (1, 2, 3, 4):
             found.append([np.full((count, *graph.shapes[name]), np.nan, np.float32) for name in graph.outputs])
             plan.run(inputs, found[-1], threads)
         for outputs in found[1:]:
             assert all(np.array_equal(a, b) for a, b in zip(outputs, found[0], strict=True)), f"{isa} {seed}"
+
+
+MANY_THREADS = """
+import numpy as np
+from budwood.engine.program import Program
+from budwood.testing.engine import draw_inputs
+from budwood.testing.graphs import random_graph
+graph = random_graph(0, 8)
+inputs = [x[:16] for x in draw_inputs(graph, 16)]
+one, *more = (Program(graph, threads=threads).run(inputs) for threads in (1, 64, 1000, 2))
+print(all(np.array_equal(a, b) for outputs in more for a, b in zip(outputs, one)))
+"""
+
+
+def test_far_more_threads_than_there_are_cores() -> None:
+    """In a process of its own, as the pool keeps its workers."""
+    done = subprocess.run([sys.executable, "-c", MANY_THREADS], capture_output=True, text=True, timeout=100)
+    assert done.stdout.strip() == "True", done.stderr
 
 
 def test_callers_side_by_side_get_what_they_get_alone(graph: Graph) -> None:
@@ -168,11 +186,11 @@ def test_a_forked_child_goes_on_and_so_does_the_parent(graph: Graph) -> None:
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 def test_a_fork_in_the_middle_of_a_run(graph: Graph) -> None:
     """Another thread's loop is underway in the pool when the child is made."""
-    program, other = Program(graph, threads=3), Program(graph, threads=3)
+    program, other = Program(graph, threads=2), Program(graph, threads=2)
     x = images(16)
     expected = program(x)
     with ThreadPoolExecutor(1) as pool:
-        busy = pool.submit(lambda: [np.array_equal(other(x), expected) for _ in range(60)])
+        busy = pool.submit(lambda: [np.array_equal(other(x), expected) for _ in range(30)])
         while not busy.done():
             in_child(lambda: np.array_equal(program(x), expected))
         assert all(busy.result())

@@ -10,15 +10,6 @@ Floats = Sequence[float]
 
 def instruction_sets() -> list[str]: ...
 def lanes(isa: str) -> int: ...
-def spmm(
-    isa: str,
-    values: NDArray[float32],
-    columns: NDArray[int32],
-    row_pointer: NDArray[int32],
-    bias: NDArray[float32],
-    panel: NDArray[float32],
-    out: NDArray[float32],
-) -> None: ...
 
 class Plan:
     """Each method adds a step to the segment begun last; ValueError where it would reach outside the arena.
