@@ -5,7 +5,7 @@
     python benchmarks/roofline.py --compute 250 --operand 160 --cache 60 --memory 12    # ceilings measured elsewhere
 
 Up stands GFLOP/s of non-zero weights, to the right the arithmetic intensity: FLOPs of non-zero weights over the bytes
-of input, residual, output and weights, each touched once for a whole batch (8 bytes a non-zero in a sparse layer, 4 a
+of input, residual, output and weights, each touched once for a whole batch (6 bytes a non-zero in a sparse layer, 4 a
 weight in a dense one). A layer's time holds what lays out its input: its halo, its phases, its share of the stem.
 
 Ceilings that are not given are measured, on as many threads: --compute by a dense fp32 product of matrices, --cache by
@@ -127,7 +127,7 @@ def measure(sparsity: float, batch: int, threads: int, repeats: int) -> tuple[li
         shape = graph.shapes[node.name]
         pixels = int(np.prod(shape[1:]))
         floats = sum(int(np.prod(graph.shapes[name])) for name in node.inputs) + int(np.prod(shape))
-        weights = 8 * left if kind[node.name].startswith("sparse") else 4 * weight.size
+        weights = 6 * left if kind[node.name].startswith("sparse") else 4 * weight.size
         layers.append(
             Layer(
                 node.source or node.name,

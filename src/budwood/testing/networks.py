@@ -1,12 +1,51 @@
-"""Networks for tests: every number that a network holds at random, so that no branch can be left out unnoticed."""
+"""Networks for tests: every convolutional classifier of torchvision, and every number that a network holds at random.
+
+So that no branch can be left out unnoticed.
+"""
 
 from __future__ import annotations
 
 import math
 
 import torch
+import torchvision
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
+
+
+TRANSFORMERS = ("vit_", "swin_", "maxvit_")
+CLASSIFIERS = [n for n in torchvision.models.list_models(module=torchvision.models) if not n.startswith(TRANSFORMERS)]
+"""Every convolutional classifier of torchvision, by name."""
+QUICK = {
+    "alexnet",
+    "convnext_tiny",
+    "densenet121",
+    "efficientnet_b0",
+    "efficientnet_v2_s",
+    "googlenet",
+    "inception_v3",
+    "mnasnet0_5",
+    "mobilenet_v2",
+    "mobilenet_v3_small",
+    "regnet_x_400mf",
+    "regnet_y_400mf",
+    "resnet18",
+    "resnext50_32x4d",
+    "shufflenet_v2_x0_5",
+    "squeezenet1_1",
+    "vgg11_bn",
+    "wide_resnet50_2",
+}
+"""A small one of each family; the others take minutes together."""
+_OPTIONS = {
+    "googlenet": {"init_weights": False, "transform_input": True},
+    "inception_v3": {"init_weights": False, "transform_input": True},
+}
+
+
+def classifier(name: str) -> nn.Module:
+    """The network without weights, with whatever it does to its input."""
+    return torchvision.models.get_model(name, weights=None, **_OPTIONS.get(name, {}))
 
 
 def randomize(model: nn.Module, seed: int, example: Tensor | None = None) -> nn.Module:
