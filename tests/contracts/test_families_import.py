@@ -8,6 +8,7 @@ from budwood.engine.from_export import graph_from_module
 from budwood.engine.interpret import interpret
 from budwood.testing.networks import CLASSIFIERS, QUICK, classifier, randomize
 
+
 def test_the_quick_ones_are_among_them() -> None:
     assert set(CLASSIFIERS) > QUICK and len(CLASSIFIERS) > 50
 

@@ -633,3 +633,10 @@ def test_the_graph_given_is_not_written_to(seed: int) -> None:
     copies = [array.copy() for array in arrays]
     optimize(before)
     assert all(np.array_equal(a, b) for a, b in zip(arrays, copies, strict=True))
+
+
+def test_a_negative_zero_is_a_zero() -> None:
+    weight = np.ones((2, 3, 1, 1), np.float32)
+    weight[0, 1] = -0.0
+    node = optimize(Graph({"x": (3, 2, 2)}, (Conv("c", ("x",), weight),), ("c",))).nodes[0]
+    assert isinstance(node, Conv) and not np.signbit(node.weight).any() and np.count_nonzero(node.weight) == 5

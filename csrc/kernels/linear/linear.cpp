@@ -6,9 +6,9 @@ namespace budwood::BUDWOOD_ISA {
 namespace {
 
 // Products summed before their sum is added to the output: a single running sum over a long row would lose more
-// digits than the blocked products it is compared with. 256 by 4 vectors of weights also stay in the caches while
+// digits than the blocked products it is compared with. 64 by 4 vectors of weights also stay in the caches while
 // the images pass by.
-constexpr int64_t kRun = 256;
+constexpr int64_t kRun = 64;
 
 // One image is bound by the reading of the weights: 8 independent sums hide the multiply-add's latency. For several
 // images each loaded weight is used kImages times; kImages * kVectors sums, kVectors weights and one broadcast input

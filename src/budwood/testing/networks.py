@@ -12,7 +12,6 @@ import torchvision
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-
 TRANSFORMERS = ("vit_", "swin_", "maxvit_")
 CLASSIFIERS = [n for n in torchvision.models.list_models(module=torchvision.models) if not n.startswith(TRANSFORMERS)]
 """Every convolutional classifier of torchvision, by name."""

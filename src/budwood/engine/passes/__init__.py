@@ -11,6 +11,7 @@ from .fold_pad import fold_pad
 from .fold_select import fold_select
 from .fuse_activation import fuse_activation
 from .fuse_residual import fuse_residual
+from .plain_zeros import plain_zeros
 from .pool_early import pool_early
 from .remove_dead_channels import remove_dead_channels
 from .remove_unused import remove_unused
@@ -40,5 +41,6 @@ def optimize(graph: Graph) -> Graph:
         before = graph
         for one in PASSES:
             graph = one(graph)
+    graph = plain_zeros(graph)
     # Last, since a convolution with a residual can no longer take in a scale.
     return fuse_residual(graph)
