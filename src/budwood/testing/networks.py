@@ -64,7 +64,7 @@ def randomize(model: nn.Module, seed: int, example: Tensor | None = None) -> nn.
                 module.bias.copy_(0.2 * torch.randn(module.bias.shape, generator=random))
             elif isinstance(module, _BatchNorm | nn.LayerNorm | nn.GroupNorm) and module.bias is not None:
                 module.bias.copy_(0.3 * torch.randn(module.bias.shape, generator=random))
-        _measure_statistics(model, example, random)
+        measure_statistics(model, example, random)
     return model
 
 
@@ -76,8 +76,13 @@ def _weights(parameter: Tensor, random: torch.Generator) -> Tensor:
     return 0.5 + torch.rand(parameter.shape, generator=random)
 
 
-def _measure_statistics(model: nn.Module, example: Tensor, random: torch.Generator) -> None:
-    """Running means and variances: those of the values that arrive, within a third of a standard deviation."""
+@torch.no_grad()
+def measure_statistics(model: nn.Module, example: Tensor, random: torch.Generator) -> None:
+    """Running means and variances: those of the values that arrive, within a third of a standard deviation.
+
+    To be called again where weights are changed after `randomize`: with the old statistics a pruned network forgets
+    its input or, where little arrives and is blown up, becomes chaotic.
+    """
 
     def measure(module: nn.Module, args: tuple[Tensor, ...]) -> None:
         dims = [d for d in range(args[0].ndim) if d != 1]
