@@ -20,10 +20,20 @@ def test_pruner(name: str) -> None:
     check_pruner(name)
 
 
-@pytest.mark.parametrize("method", ["magnitude", "gmp"])
+PATTERNS = {"2:4": 0.5, "4:8": 0.5, "1:4": 0.75, "1x4": 0.7, "1x2": 0.7}
+"""And the sparsity that goes with it."""
+
+
+@pytest.mark.parametrize("pattern", PATTERNS)
+@pytest.mark.parametrize("name", [name for name in methods if methods.get(name).tags.patterns])
+def test_patterns(name: str, pattern: str) -> None:
+    check_pruner(name, {"pattern": pattern}, PATTERNS[pattern])
+
+
 @pytest.mark.parametrize("allocation", ["uniform", "erk"])
-def test_allocations(method: str, allocation: str) -> None:
-    check_pruner(method, {"allocation": allocation, "keep_dense": ()})
+@pytest.mark.parametrize("name", [name for name in methods if "allocation" in methods.get(name).Options.model_fields])
+def test_allocations(name: str, allocation: str) -> None:
+    check_pruner(name, {"allocation": allocation, "keep_dense": ()})
 
 
 class OneTooMany(Magnitude):
@@ -74,7 +84,7 @@ class Revives(Magnitude):
 class Forgets(Magnitude):
     """Prunes at its fifth update, and counts them where a resumed run does not find it."""
 
-    tags = Tags(gradual=True)
+    tags = Tags(gradual=True, patterns=True)
 
     def start(self, model: nn.Module, mask: Mask, plan: Plan) -> Mask:
         super().start(model, mask, plan)
@@ -87,7 +97,7 @@ class Forgets(Magnitude):
 
 
 class Boasts(Magnitude):
-    tags = Tags(edits_weights=True)
+    tags = Tags(edits_weights=True, patterns=True)
 
 
 class Dense(Pruner):

@@ -18,7 +18,8 @@ from budwood.models.network import prunable
 from budwood.models.profile import layers
 from budwood.prune.allocation import CONVENTIONS, Allocation, erk, kept_dense, mask_by_score, uniform
 from budwood.prune.gmp import GMP
-from budwood.prune.magnitude import Magnitude, MagnitudeOptions
+from budwood.prune.magnitude import Magnitude
+from budwood.prune.scored import ScoreOptions
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "erk_resnet50.csv"
 ALLOCATIONS: list[Allocation] = ["global", "uniform", "erk"]
@@ -250,6 +251,6 @@ def test_conventions_by_allocation(method: type[Magnitude]) -> None:
 def test_nothing_left_to_prune_is_said() -> None:
     model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.Flatten(), nn.Linear(4, 2))
     for allocation in ALLOCATIONS:
-        pruner = Magnitude(0.5, MagnitudeOptions(allocation=allocation, keep_dense=("first", "classifier")))
+        pruner = Magnitude(0.5, ScoreOptions(allocation=allocation, keep_dense=("first", "classifier")))
         with pytest.raises(UserError, match="nothing to prune"):
             pruner.start(model, Mask.ones(prunable(model, head=True)), Plan(0, 0))

@@ -18,7 +18,8 @@ from budwood.core.errors import UserError
 from budwood.core.mask import Mask
 from budwood.core.pruner import Plan, Pruner
 from budwood.core.spec import Recipe
-from budwood.prune.gmp import GMP, GMPOptions
+from budwood.prune.gmp import GMP
+from budwood.prune.scored import GradualOptions
 from budwood.train.data import batch_plan
 from budwood.train.fit import Fit
 from budwood.train.optim import learning_rate
@@ -299,14 +300,14 @@ def test_cosine_after_a_warm_up_of_one_epoch() -> None:
 def test_step_falls_in_the_epochs_of_the_study() -> None:
     """Its triple (start 50, frequency 50, end 150) is looked at when an epoch is over, so the tenth is in force from
     the 0-based epochs 51 and 101 on, not 50 and 100."""
-    recipe = Recipe(epochs=150, lr=0.01, schedule="step", step_epochs=50)
+    recipe = Recipe(head="sgd").for_linear()
     rates = [learning_rate(recipe, epoch * 7 + inside, 7) for epoch in range(150) for inside in (0, 6)]
     assert rates == pytest.approx([0.01] * 102 + [0.001] * 100 + [0.0001] * 98, rel=1e-9)
 
 
 def test_a_run_takes_its_steps_at_these_rates() -> None:
-    assert rates_of_a_run(settings(lr=0.5, schedule="step", step_epochs=1)) == pytest.approx(
-        [0.5] * 8 + [0.05] * 4  # 4 steps an epoch; the fall after the first epoch is in force from epoch 2 on
+    assert rates_of_a_run(settings(lr=0.5, schedule="step", milestones=(2,))) == pytest.approx(
+        [0.5] * 8 + [0.05] * 4  # 4 steps an epoch
     )
 
 
@@ -347,7 +348,7 @@ class Fading(Dataset[Any]):
 
 def gmp(end: float) -> GMP:
     """Gradual pruning of what is unimportant enough here: one weight in a hundred."""
-    return GMP(0.01, GMPOptions.model_validate({"schedule": {"end": end, "updates": 3}}))
+    return GMP(0.01, GradualOptions.model_validate({"schedule": {"end": end, "updates": 3}}))
 
 
 @pytest.mark.parametrize(
@@ -454,4 +455,5 @@ def test_the_plan_is_what_the_method_is_told() -> None:
             return mask
 
     fit(network(), settings(), Asking(), some_kept(network(), 0.5, 0)).run()
-    assert told == [Plan(EPOCHS, IMAGES // BATCH)]
+    assert [(plan.epochs, plan.steps_per_epoch, plan.seed) for plan in told] == [(EPOCHS, IMAGES // BATCH, 0)]
+    assert told[0].batches is not None and told[0].labelled

@@ -13,8 +13,9 @@ from budwood.core.errors import UserError
 from budwood.core.mask import Mask
 from budwood.core.pruner import Plan
 from budwood.models.network import prunable
-from budwood.prune.gmp import GMP, GMPOptions
+from budwood.prune.gmp import GMP
 from budwood.prune.schedule import Cubic
+from budwood.prune.scored import GradualOptions
 
 BATCH = (torch.zeros(1, 3, 4, 4), torch.zeros(1, dtype=torch.long))
 
@@ -85,7 +86,7 @@ def test_gmp_step_by_step() -> None:
     """4 updates over steps 2, 4, 6, 8 of 10 from 10 to 80 %: 80 - 70 (1 - i/3)^3 percent of the 248 weights."""
     model = network()
     schedule = Cubic(start=0.2, end=0.8, updates=4, initial=0.1)
-    masks = trace(GMP(0.8, GMPOptions(schedule=schedule)), model, Mask.ones(prunable(model, head=True)), 10)
+    masks = trace(GMP(0.8, GradualOptions(schedule=schedule)), model, Mask.ones(prunable(model, head=True)), 10)
     removed = [mask.total - mask.kept for mask in masks]
     by_hand = [round(248 * s) for s in (0.1, 0.8 - 0.7 * 8 / 27, 0.8 - 0.7 / 27, 0.8)]
     assert by_hand == [25, 147, 192, 198]
@@ -96,7 +97,7 @@ def test_gmp_step_by_step() -> None:
 def test_gmp_removes_the_smallest_of_the_weights_of_now() -> None:
     model = network()
     weights = prunable(model, head=True)
-    pruner = GMP(0.5, GMPOptions(schedule=Cubic(start=0.5, end=0.5, updates=1)))
+    pruner = GMP(0.5, GradualOptions(schedule=Cubic(start=0.5, end=0.5, updates=1)))
     mask = pruner.start(model, Mask.ones(weights), Plan(1, 2))
     with torch.no_grad():
         for weight in weights.values():  # the order turns round: small ones become large
@@ -109,7 +110,7 @@ def test_gmp_removes_the_smallest_of_the_weights_of_now() -> None:
 
 def test_gmp_is_settled_at_its_last_update_only() -> None:
     model = network()
-    pruner = GMP(0.8, GMPOptions(schedule=Cubic(start=0.2, end=0.8, updates=4)))
+    pruner = GMP(0.8, GradualOptions(schedule=Cubic(start=0.2, end=0.8, updates=4)))
     pruner.start(model, Mask.ones(prunable(model, head=True)), Plan(1, 10))
     assert [pruner.settled(step) for step in range(10)] == [False] * 8 + [True] * 2
 
@@ -124,7 +125,7 @@ def test_gmp_without_training_prunes_at_once() -> None:
 @given(st.integers(1, 12), st.floats(0.01, 0.99), cubics)
 def test_gmp_ends_exactly_however_short_the_training(steps: int, sparsity: float, schedule: Cubic) -> None:
     model = network()
-    masks = trace(GMP(sparsity, GMPOptions(schedule=schedule)), model, Mask.ones(prunable(model, head=True)), steps)
+    masks = trace(GMP(sparsity, GradualOptions(schedule=schedule)), model, Mask.ones(prunable(model, head=True)), steps)
     assert masks[-1].total - masks[-1].kept == round(248 * sparsity)
     assert all(later.kept <= earlier.kept for earlier, later in itertools.pairwise(masks))
 
@@ -133,7 +134,7 @@ def test_gmp_goes_on_from_a_sparse_network() -> None:
     model = network()
     given_mask = Mask({n: torch.rand(w.shape) < 0.6 for n, w in prunable(model, head=True).items()})
     given_mask.apply_(model)
-    masks = trace(GMP(0.8, GMPOptions(schedule=Cubic(updates=5))), model, given_mask, 10)
+    masks = trace(GMP(0.8, GradualOptions(schedule=Cubic(updates=5))), model, given_mask, 10)
     assert masks[0] == given_mask and masks[-1].total - masks[-1].kept == 198
     assert all(not mask.revived_since(given_mask) for mask in masks)
     with pytest.raises(UserError, match="already"):

@@ -47,9 +47,10 @@ OTHER: dict[str, Any] = {
 }
 RECIPE: dict[str, Any] = {
     "epochs": 11, "batch_size": 33, "accumulate": 2, "lr": 0.02, "momentum": 0.8, "weight_decay": 1e-4,
-    "schedule": "step", "step_epochs": 51, "warmup_epochs": 1, "label_smoothing": 0.1, "ema": 0.9, "amp": True,
-    "distill": 0.5, "select": "last", "size": 128, "augment": False, "head": "sgd",
+    "schedule": "constant", "milestones": (51,), "gamma": 0.5, "warmup_epochs": 1, "label_smoothing": 0.1, "ema": 0.9,
+    "amp": True, "distill": 0.5, "select": "last", "size": 128, "augment": False, "head": "sgd",
 }  # fmt: skip
+NEEDED = {"milestones": {"schedule": "step"}}
 
 
 def test_run_id_changes_with_every_field() -> None:
@@ -60,7 +61,10 @@ def test_run_id_changes_with_every_field() -> None:
 
 def test_run_id_changes_with_every_setting_of_the_recipe() -> None:
     assert set(RECIPE) == set(Recipe.model_fields), "a new setting needs a line here"
-    ids = [RunSpec(**BASE | {"recipe": Recipe(**{name: value})}).run_id for name, value in RECIPE.items()]
+    ids = [
+        RunSpec(**BASE | {"recipe": Recipe(**{name: value} | NEEDED.get(name, {}))}).run_id
+        for name, value in RECIPE.items()
+    ]
     assert len({RunSpec(**BASE | {"recipe": Recipe()}).run_id, *ids}) == len(RECIPE) + 1
 
 

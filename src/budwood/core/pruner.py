@@ -1,7 +1,8 @@
 """What a pruning method is. The base class is training at a fixed mask; with a mask of ones, dense training."""
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -9,6 +10,7 @@ from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
 
 from .mask import Mask
+from .spec import Recipe
 
 
 @dataclass(frozen=True)
@@ -18,28 +20,76 @@ class Tags:
     family: str = "controls"
     paper: str = ""
     gradual: bool = False
-    """It prunes during training; it cannot prune a network that is not trained."""
+    """Where there is a training it prunes during it, and not before."""
+    at_once: bool = True
+    """It can prune a network that is not trained."""
+    seeded: bool = False
+    """What it prunes at once depends on the seed."""
     edits_weights: bool = False
     """It changes kept weights itself (WoodFisher's update, STR's materialisation)."""
     learns_thresholds: bool = False
     """It brings parameters of its own, trained with the network's."""
     revives: bool = False
     """A pruned weight may be kept again later."""
-    per_sample_gradients: bool = False
+    data: Literal["none", "images", "labels"] = "none"
+    """What it must see beyond the batches of the training (`Plan.batches`): nothing, images, or images with labels,
+    for which the network's own answers stand in where there are none."""
+    patterns: bool = False
+    """It takes the option `pattern`: N:M and 1xB beside single weights."""
+    recalibrates: bool = False
+    """The network it hands over needs batch norm statistics of its own, also where it is trained."""
+    decays: bool = False
+    """It sees to the weight decay of the weights in the mask itself; the optimizer leaves them alone."""
     density: Literal["exact", "indirect", "given"] = "exact"
     """Whether the sparsity asked for is met to one weight, only steered, or not looked at: the mask is as given."""
 
 
+Batches = Iterator[tuple[Tensor, Tensor]]
+"""Images (N, 3, H, W) float32 channels-last, and class indices (N,), on the network's device."""
+
+
 @dataclass(frozen=True)
 class Plan:
-    """How long the training is that a method prunes in."""
+    """The training that a method prunes in, and what it may draw on. Pruning at once is a training of no steps."""
 
     epochs: int
     steps_per_epoch: int
+    seed: int = 0
+    """Of what a method leaves to chance."""
+    batches: Callable[[int, int], Batches] | None = None
+    """`batches(size, salt)`: training images, again and again, in an order that follows from seed and salt (a step,
+    say) alone; drawing them leaves all other randomness as it is. None where there are no images."""
+    labelled: bool = True
+    """False where the classes in `batches` mean nothing."""
+    scratch: Path | None = None
+    """A folder for what is large or dear to make again; it outlives a killed run, and goes when the run is done."""
+    progress: Callable[[int, int], None] | None = None
+    """Told (done, of how many) by a method that takes long."""
 
     @property
     def steps(self) -> int:
         return self.epochs * self.steps_per_epoch
+
+    def told(self, done: int, total: int) -> None:
+        if self.progress is not None:
+            self.progress(done, total)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How a method's authors used it: what `budwood recipe show METHOD --paper` writes."""
+
+    model: str
+    source: str
+    """Repository and file, or table of the paper, that these are from."""
+    recipe: Recipe
+    options: Mapping[str, Any] = field(default_factory=dict)
+    sparsity: float = 0.9
+    data: str = "ImageNet"
+    results: Mapping[float, float] = field(default_factory=dict)
+    """Sparsity -> top-1 accuracy in percent that they report."""
+    notes: tuple[str, ...] = ()
+    """What the fields cannot say."""
 
 
 class Options(BaseModel):
@@ -59,14 +109,32 @@ class Pruner:
 
     tags: ClassVar[Tags] = Tags(density="given")
     Options: ClassVar[type[Options]] = Options
+    brief: ClassVar[dict[str, Any]] = {}
+    """Options that make it do something in the sixteen steps of the contract's training."""
+    papers: ClassVar[Mapping[str, Settings]] = {}
+    """The authors' settings by a short name; the first is the one that is meant without a name."""
+    cost: ClassVar[str] = "none beyond the training"
+    """Time and memory it takes beside the training itself, as a formula with a figure for ResNet-50."""
 
     def __init__(self, sparsity: float = 0.0, options: Any = None) -> None:
         self.sparsity = sparsity
-        self.options = self.Options() if options is None else options
+        self.options: Any = self.Options() if options is None else options
 
     def start(self, model: nn.Module, mask: Mask, plan: Plan) -> Mask:
         """The mask in force at the first step, from the mask the network comes with (ones if dense)."""
         return mask
+
+    def layers(self, model: nn.Module, mask: Mask) -> list[str]:
+        """Names of the weights that take part; the sparsity asked for is theirs."""
+        return list(mask)
+
+    def unit(self) -> int:
+        """How many weights are pruned together at least: the density is exact to this many."""
+        return 1
+
+    def cycles(self, plan: Plan) -> int:
+        """How often the schedule of the learning rate starts over: trainings in one (LTH), each of as many epochs."""
+        return 1
 
     def update(self, model: nn.Module, mask: Mask, step: int, batch: tuple[Tensor, Tensor]) -> Mask:
         """The mask in force after step `step` (0-based). Gradients are dense and in place; weights that come
@@ -85,6 +153,16 @@ class Pruner:
         """Leave the step's gradients in place and return the loss. `closure()` does one forward and backward
         pass of this step's batch and adds to the gradients; CrAM and SAM-like methods call it twice."""
         return closure()
+
+    def resets_momentum(self, step: int) -> bool:
+        """True where the optimizer must forget everything at `step`, right after `update`; what it knows of revived
+        weights it forgets in any case."""
+        return False
+
+    def trains(self, mask: Mask) -> Mask:
+        """The weights that the optimizer may change; others keep their value, and no momentum. `mask` itself, unless
+        weights outside of it are stored (Top-KAST)."""
+        return mask
 
     def applies_gradient(self, step: int) -> bool:
         """False where the optimizer must not step (RigL at a mask update)."""

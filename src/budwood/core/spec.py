@@ -1,6 +1,6 @@
 """What determines a run, and the name that follows from it."""
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -10,7 +10,7 @@ from .task import Metric, Preprocessing
 Transfer = Literal["linear", "full", "none"]
 Where = Literal["none", "upstream", "downstream", "one-shot"]
 
-COMPONENT_VERSIONS = {"fit": 1, "linear": 1, "prune": 1, "transforms": 1}
+COMPONENT_VERSIONS = {"fit": 2, "linear": 1, "prune": 2, "transforms": 1}
 """Raised by whoever changes what a component computes: results of older versions are then made again."""
 
 
@@ -30,10 +30,12 @@ class Recipe(BaseModel):
     """Momentum of SGD."""
     weight_decay: float = Field(5e-4, ge=0)
     """Weight decay of SGD."""
-    schedule: Literal["cosine", "step"] = "cosine"
-    """Learning rate over time: cosine to zero, or a tenth after every `step_epochs`."""
-    step_epochs: int = Field(50, ge=1)
-    """Epochs between falls of the learning rate, with `step`."""
+    schedule: Literal["cosine", "step", "constant"] = "cosine"
+    """Learning rate over time: cosine to zero, falls at `milestones`, or always the same."""
+    milestones: tuple[Annotated[int, Field(ge=0)], ...] = ()
+    """Epochs (0-based) from which on the learning rate is lower by `gamma`, with `step`."""
+    gamma: float = Field(0.1, gt=0, le=1)
+    """Factor of the learning rate at each milestone."""
     warmup_epochs: int = Field(0, ge=0)
     """Epochs in which the learning rate rises to its highest."""
     label_smoothing: float = Field(0.0, ge=0, lt=1)
@@ -53,13 +55,19 @@ class Recipe(BaseModel):
     head: Literal["lbfgs", "sgd"] = "lbfgs"
     """How a linear head is fitted: L-BFGS with C chosen on the validation split, or SGD as in the study."""
 
+    @model_validator(mode="after")
+    def _falls(self) -> "Recipe":
+        if (self.schedule == "step") != bool(self.milestones):
+            raise ValueError("the schedule step and milestones (the epochs at which the rate falls) need each other")
+        return self
+
     def for_linear(self) -> "Recipe":
         """What of it counts for a linear head. L-BFGS has no epochs; SGD has the study's settings: batches of 64,
         learning rate 0.01, a tenth from the 0-based epochs 51 and 101 on, 150 epochs."""
         kept = {"size": self.size, "head": self.head, "select": self.select}
         if self.head == "lbfgs":
             return Recipe(**kept)
-        return Recipe(**kept, epochs=150, batch_size=64, lr=0.01, schedule="step", step_epochs=50)
+        return Recipe(**kept, epochs=150, batch_size=64, lr=0.01, schedule="step", milestones=(51, 101))
 
 
 class RunSpec(BaseModel):

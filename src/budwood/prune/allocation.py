@@ -1,9 +1,13 @@
-"""How a sparsity is shared among the layers: uniform, ERK, or global (no share fixed beforehand).
+"""How a sparsity is shared among the layers: uniform, ERK, published budgets, or global (no share fixed beforehand).
 
-A mask is exact to one weight over all layers that take part. Ties go to the weight that comes first.
+A mask is exact to one weight over all layers that take part, in blocks of 1xB to less than one block. Ties go to the
+weight that comes first.
 """
 
+import csv
+import functools
 from collections.abc import Mapping
+from importlib import resources
 from typing import Literal
 
 import numpy as np
@@ -13,13 +17,21 @@ from torch import Tensor, nn
 from ..core.errors import UserError
 from ..core.mask import Mask
 from ..models.network import head_of
+from .structure import SINGLE, groups, parse, protected, require_divisible, ungroup
 
-Allocation = Literal["global", "uniform", "erk"]
+Allocation = Literal["global", "uniform", "erk", "str"]
 Part = Literal["first", "classifier", "depthwise"]
 
-CONVENTIONS: dict[str, tuple[Part, ...]] = {"global": (), "erk": (), "uniform": ("first", "classifier", "depthwise")}
-"""What stays dense unless told otherwise, as the methods' authors have it: global and ERK prune every layer;
+CONVENTIONS: dict[str, tuple[Part, ...]] = {
+    "global": (),
+    "erk": (),
+    "str": (),
+    "uniform": ("first", "classifier", "depthwise"),
+}
+"""What stays dense unless told otherwise, as the methods' authors have it: global, ERK and STR prune every layer;
 uniform keeps the first convolution and the classifier (RigL, AC/DC), and the depthwise layers (Zhu & Gupta 2017)."""
+PATTERN_CONVENTION: tuple[Part, ...] = ("first", "depthwise")
+"""What stays dense in any case where groups are pruned: three input channels, or one, make no group."""
 
 
 def kept_dense(model: nn.Module, parts: tuple[Part, ...]) -> set[str]:
@@ -56,34 +68,125 @@ def erk(shapes: Mapping[str, tuple[int, ...]], sparsity: float) -> dict[str, flo
         dense |= over
 
 
-def mask_by_score(scores: Mapping[str, Tensor], mask: Mask, sparsity: float, allocation: Allocation) -> Mask:
+@functools.cache
+def _str_table() -> dict[float, dict[str, float]]:
+    """Total sparsity -> layer -> sparsity, for ResNet-50 (the file says from where)."""
+    text = resources.files("budwood.prune").joinpath("budgets/str_resnet50.csv").read_text(encoding="utf-8")
+    header, *rows = csv.reader(line for line in text.splitlines() if not line.startswith("#"))
+    return {
+        float(total) / 100: {row[0]: float(row[k]) / 100 for row in rows} for k, total in enumerate(header) if k > 0
+    }
+
+
+def str_budget(shapes: Mapping[str, tuple[int, ...]], sparsity: float) -> dict[str, float]:
+    """Layer -> density, as STR (Kusupati et al. 2020) learned them for ResNet-50, between two of its sixteen totals in
+    proportion. Raises UserError for other networks, and for sparsities beyond the published ones."""
+    table = _str_table()
+    totals = sorted(table)
+    layers = {name: name.removesuffix(".weight") for name in shapes}
+    strange = next((layer for layer in layers.values() if layer not in table[totals[0]]), None)
+    if strange is not None:
+        raise UserError(
+            f"STR published budgets for ResNet-50 alone, which has no layer {strange}; choose allocation=erk, uniform "
+            "or global"
+        )
+    if not totals[0] <= sparsity <= totals[-1]:
+        raise UserError(f"STR's budgets are for sparsities from {totals[0]:g} to {totals[-1]:g}, not {sparsity:g}")
+    above = next(total for total in totals if total >= sparsity)
+    below = max((total for total in totals if total <= sparsity), default=above)
+    share = (sparsity - below) / (above - below) if above > below else 0.0
+    density = {n: 1 - (1 - share) * table[below][x] - share * table[above][x] for n, x in layers.items()}
+    # Rounded to two digits, they do not sum to the total exactly.
+    sizes = {name: _product(shape) for name, shape in shapes.items()}
+    factor = (1 - sparsity) * sum(sizes.values()) / sum(density[name] * sizes[name] for name in shapes)
+    return {name: min(1.0, factor * value) for name, value in density.items()}
+
+
+def mask_by_score(
+    scores: Mapping[str, Tensor], mask: Mask, sparsity: float, allocation: Allocation, pattern: str = SINGLE
+) -> Mask:
     """Keep the highest scores of every layer in `scores`; what `mask` has pruned stays pruned, and its other layers
     stay as they are.
 
-    scores: parameter name -> tensor of its shape. `sparsity` is over these layers together.
-    Raises UserError where there is no layer, a score is not finite or the mask is sparser already.
+    scores: parameter name -> tensor of its shape. `sparsity` is over these layers together. A 1xB block goes by the
+    sum of its scores. With N:M the highest N of a group are never pruned, so every sparsity up to 1 - N/M can be met.
+    Raises UserError where there is no layer, a score is not finite, the mask is sparser already, or the pattern does
+    not divide a layer or allow the sparsity.
     """
     if not scores:
         raise UserError("every layer of this network is one that is kept dense: nothing to prune; change keep_dense")
     shapes = {name: tuple(score.shape) for name, score in scores.items()}
     total = sum(score.numel() for score in scores.values())
     before = mask.restricted(scores)
+    structure = parse(pattern)
     budget = total - round(sparsity * total)
+    if structure.kind == "block" and budget - structure.size < before.kept < budget:
+        budget = before.kept  # an earlier, lower sparsity was rounded to a whole block
     if budget > before.kept:
         raise UserError(
             f"the network already has {before.sparsity:.2%} zeros in these layers, more than the sparsity {sparsity:g} "
             "asked for; ask for a higher one"
         )
+    require_divisible(shapes, pattern)
     flat = {name: _flat_score(name, scores[name], mask[name]) for name in scores}
-    if allocation == "global":
-        keep = _top(torch.cat(list(flat.values())), budget)
-        kept = dict(zip(flat, keep.split([f.numel() for f in flat.values()]), strict=True))
-    else:
-        densities = {"uniform": uniform, "erk": erk}[allocation](shapes, sparsity)
-        counts = _whole_counts(densities, shapes, before.counts(), budget)
-        kept = {name: _top(flat[name], counts[name]) for name in flat}
+    if structure.kind == "n:m":
+        flat, final = _protect(flat, shapes, mask, sparsity, pattern)
+        if final:
+            budget = sum(int(torch.isposinf(score).sum()) for score in flat.values())
+            allocation = "global"
+    counts = _counts_by_layer(allocation, shapes, sparsity, before, budget)
     entries = {name: mask[name] for name in mask}
-    return Mask(entries | {name: bits.reshape(shapes[name]) for name, bits in kept.items()})
+    for names, most in counts:
+        if structure.kind == "block":
+            kept = _top_blocks({name: flat[name].reshape(shapes[name]) for name in names}, most, structure.size)
+        else:
+            keep = _top(torch.cat([flat[name] for name in names]), most)
+            kept = dict(zip(names, keep.split([flat[name].numel() for name in names]), strict=True))
+        entries |= {name: bits.reshape(shapes[name]) for name, bits in kept.items()}
+    return Mask(entries)
+
+
+def _protect(
+    flat: dict[str, Tensor], shapes: Mapping[str, tuple[int, ...]], mask: Mask, sparsity: float, pattern: str
+) -> tuple[dict[str, Tensor], bool]:
+    """The scores, infinite for the highest N of every M; and whether these are all that stays. A network with zeros
+    of its own then has more zeros than asked for: groups that have fewer than N weights left."""
+    structure = parse(pattern)
+    most = 1 - structure.most / structure.size
+    if sparsity > most + 1e-6:
+        raise UserError(
+            f"{pattern} leaves no more than {most:g} zeros, {sparsity:g} cannot be reached; ask for {most:g}"
+        )
+    found = {}
+    for name, score in flat.items():
+        best = protected(score.reshape(shapes[name]), structure.most, structure.size).flatten()
+        found[name] = score.masked_fill(best & mask[name].flatten(), torch.inf)
+    return found, sparsity > most - 1e-6
+
+
+def _counts_by_layer(
+    allocation: Allocation, shapes: Mapping[str, tuple[int, ...]], sparsity: float, before: Mask, budget: int
+) -> list[tuple[list[str], int]]:
+    """Groups of layers that compete with each other, and how many weights each group keeps."""
+    if allocation == "global":
+        return [(list(shapes), budget)]
+    densities = {"uniform": uniform, "erk": erk, "str": str_budget}[allocation](shapes, sparsity)
+    counts = _whole_counts(densities, shapes, before.counts(), budget)
+    return [([name], counts[name]) for name in shapes]
+
+
+def _top_blocks(scores: Mapping[str, Tensor], count: int, size: int) -> dict[str, Tensor]:
+    """Layer -> True in the best blocks, together at most `count` weights and less than a block fewer. Pruned weights
+    have the score -inf: they count for nothing and stay out."""
+    rows = {name: groups(score, size) for name, score in scores.items()}
+    every = torch.cat(list(rows.values()))
+    present = torch.isfinite(every)
+    sums = every.masked_fill(~present, 0).sum(1).masked_fill(~present.any(1), -torch.inf)
+    order = sums.sort(descending=True, stable=True).indices
+    chosen = torch.zeros(len(every), dtype=torch.bool)
+    chosen[order] = present.sum(1)[order].cumsum(0) <= count
+    kept = (chosen[:, None] & present).split([len(row) for row in rows.values()])
+    return {name: ungroup(bits, scores[name].shape) for name, bits in zip(rows, kept, strict=True)}
 
 
 def _flat_score(name: str, score: Tensor, kept: Tensor) -> Tensor:

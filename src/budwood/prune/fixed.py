@@ -4,3 +4,4 @@ from ..core.pruner import Pruner
 from ..core.registry import methods
 
 methods.register("fixed")(Pruner)
+methods.register("dense")(Pruner)

@@ -6,8 +6,11 @@ ROOT/RUN_ID/metrics.jsonl            one row an epoch
 ROOT/RUN_ID/checkpoint.safetensors   the network, packed
 ROOT/RUN_ID/result.json              written last: a run with it is finished and never done again
 ROOT/features/KEY/                   features that several linear runs share
+ROOT/pruned/KEY.safetensors          a network pruned at once by a method that takes long, for the runs that share it
 """
 
+import math
+import shutil
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
@@ -34,6 +37,7 @@ from ..tasks.images import transforms
 from ..tasks.plain import Images
 from ..train import distributed
 from ..train.batchnorm import recalibrate
+from ..train.data import batches_from
 from ..train.evaluate import evaluate
 from ..train.fit import Progress
 from ..transfer.full import Transferred, full
@@ -96,9 +100,29 @@ class Runner:
             return network
         key = _features_key(spec) + spec.transfer
         if key not in self._pruned:
-            images = self._calibration(network)
-            self._pruned[key] = prune_at_once(network, pruner, images, self.workers, spec.transfer == "none")
+            self._pruned[key] = self._pruned_at_once(spec, pruner, network, self.root / "pruned" / f"{key}.safetensors")
         return self._pruned[key].copy()
+
+    def _pruned_at_once(self, spec: RunSpec, pruner: Pruner, network: Network, stored: Path) -> Network:
+        """Pruned now, or by an earlier run. What is dear to make again is kept in a file."""
+        if pruner.tags.data != "none" and distributed.from_first(stored.exists()):
+            done = Checkpoint.load(stored)
+            network.module.load_state_dict(done.to_dense())
+            notes = [f"pruned at once to {done.mask.sparsity:.2%} by an earlier run"]
+            return replace(network, mask=done.mask, notes=network.notes + notes)
+        scratch, told = stored.with_suffix(""), self.progress(spec)
+        with_head = spec.transfer == "none"
+        same = with_head and self.task is not None and network.lineage.num_classes == len(self.task.classes)
+        plan = Plan(
+            0, 0, spec.seed, labelled=same, scratch=scratch,
+            progress=None if told is None else lambda done, total: told(done, total, math.nan),
+        )  # fmt: skip
+        network.module.to(self.device)
+        pruned = prune_at_once(network, pruner, self._calibration(network), self.workers, with_head, plan)
+        if pruner.tags.data != "none" and distributed.rank() == 0:
+            pruned.checkpoint().save(stored)
+        shutil.rmtree(scratch, ignore_errors=True)
+        return pruned
 
     def _calibration(self, network: Network) -> Dataset[Any] | None:
         view = transforms(network.lineage.preprocessing, train=False)
@@ -200,8 +224,8 @@ def _prunes(spec: RunSpec) -> bool:
 
 
 def make_pruner(method: str, sparsity: float, options: dict[str, Any]) -> Pruner:
-    """The method of this name with its options checked; `dense` is training without zeros."""
-    kind = Pruner if method in ("dense", "unknown") else methods.get(method)
+    """The method of this name with its options checked; `unknown` is that of a mask that was found."""
+    kind = Pruner if method == "unknown" else methods.get(method)
     try:
         checked = kind.Options(**options)
     except ValidationError as error:
@@ -229,13 +253,34 @@ def _field_names(model: type[BaseModel]) -> Iterator[str]:
 
 
 def prune_at_once(
-    network: Network, pruner: Pruner, images: Dataset[Any] | None, workers: int = 0, with_head: bool = False
+    network: Network,
+    pruner: Pruner,
+    images: Dataset[Any] | None,
+    workers: int = 0,
+    with_head: bool = False,
+    plan: Plan = Plan(0, 0),  # noqa: B008 -- frozen
 ) -> Network:
-    """Prune without training, then make the batch norm statistics anew on `images`, whose labels are not used."""
+    """Prune without training, then make the batch norm statistics anew on `images`.
+
+    Raises UserError where the method needs images and there are none, or cannot prune at once.
+    """
+    tags = pruner.tags
+    if not tags.at_once:
+        raise UserError("this method prunes while it trains; give images to train on, or choose another one")
+    if images is None and tags.data != "none":
+        raise UserError("this method looks at images: give --calibration IMAGES, or --data to train on as well")
     scope = network.mask if with_head else network.mask.without([f"{network.head}.weight"])
-    mask = pruner.start(network.module, scope, Plan(0, 0))
+    if images is not None:
+        device = next(network.module.parameters()).device
+        plan = replace(plan, batches=batches_from(images, plan.seed, workers, device))
+        network.module.to(memory_format=torch.channels_last)
+    mask = distributed.mask_from_first(pruner.start(network.module, scope, plan))
     mask.apply_(network.module)
+    if tags.edits_weights:
+        distributed.weights_from_first_(network.module)
     notes = [f"pruned at once to {mask.sparsity:.2%} of the weights that could be"]
+    if tags.data == "labels" and not plan.labelled:
+        notes.append("the images' classes are not the network's: its own answers stood in for them")
     if images is None:
         notes.append("batch norm statistics are still the dense network's; give --calibration IMAGES to make them anew")
     elif used := recalibrate(network.module.to(memory_format=torch.channels_last), images, workers=workers):
@@ -244,8 +289,10 @@ def prune_at_once(
 
 
 def _features_key(spec: RunSpec) -> str:
-    """What features depend on: everything of a spec but the head's fit and the seed."""
+    """What features depend on: everything of a spec but the head's fit, and the seed where it changes nothing."""
     counted = {"parent", "preprocessing", "data", "method", "where", "sparsity", "options"}
+    if spec.where == "one-shot" and methods.get(spec.method).tags.seeded:
+        counted.add("seed")
     parts = spec.model_dump(mode="json", include=counted)
     return digest_of(parts | {"size": spec.recipe.size, "versions": COMPONENT_VERSIONS})[:16]
 

@@ -13,10 +13,12 @@ from torch.utils.data import TensorDataset
 
 from ..core.errors import UserError
 from ..core.mask import Mask
-from ..core.pruner import Plan, Pruner, Tags
+from ..core.pruner import Plan, Pruner
 from ..core.registry import methods
 from ..core.spec import Recipe
 from ..models.network import prunable
+from ..prune.structure import groups, parse
+from ..train.data import batches_from
 from ..train.fit import Fit
 
 SPARSITY = 0.7
@@ -25,36 +27,38 @@ Make = Callable[..., Pruner]
 RECIPE = Recipe(epochs=4, batch_size=8, lr=0.05, momentum=0.9, weight_decay=1e-3, select="last")
 
 
-def check_pruner(name: str, options: dict[str, Any] | None = None) -> None:
-    """Assert that a registered method keeps the contract, on a network of 332 weights trained for 16 steps.
+def check_pruner(name: str, options: dict[str, Any] | None = None, sparsity: float = SPARSITY) -> None:
+    """Assert that a registered method keeps the contract, on a network of 952 weights trained for 16 steps.
 
-    `options` are the method's, where its defaults do nothing in so short a training. AssertionError says what is
-    broken.
+    `options` are the method's, over those that it names for a short training (`Pruner.brief`). AssertionError says
+    what is broken.
     """
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # more only get in each other's way in a network this small
     try:
-        _check(name, options or {})
+        _check(name, methods.get(name).brief | (options or {}), sparsity)
     finally:
         torch.set_num_threads(threads)
 
 
-def _check(name: str, options: dict[str, Any]) -> None:
-    def make(sparsity: float = SPARSITY) -> Pruner:
+def _check(name: str, options: dict[str, Any], wanted: float) -> None:
+    def make(sparsity: float = wanted) -> Pruner:
         kind = methods.get(name)
         pruner: Pruner = kind(sparsity, kind.Options(**options))
         return pruner
 
     tags, dense = make().tags, Mask.ones(prunable(toy_network(), head=True))
     traced = trace(make, dense)
-    _check_tags(tags, traced)
-    _check_density(tags, traced, dense)
-    _check_ties(tags, make, dense)
-    _check_from_sparse(tags, make, dense)
+    _check_tags(make(), traced)
+    _check_density(make(), traced, dense)
+    _check_ties(make, dense)
+    _check_from_sparse(make, dense)
     again = trace(make, dense)
     assert again.masks == traced.masks, "two runs with the same seed make different masks"
     assert all(torch.equal(t, again.final[n]) for n, t in traced.final.items()), "two runs end at different weights"
     _check_state(make, traced, dense)
+    if tags.at_once:
+        _check_at_once(make, dense)
 
 
 def toy_network() -> nn.Sequential:
@@ -62,8 +66,8 @@ def toy_network() -> nn.Sequential:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         return nn.Sequential(
-            nn.Conv2d(3, 4, 3, padding=1), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 4, 3, padding=1), nn.ReLU(),
-            nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Dropout(0.1), nn.Linear(16, 5, bias=False),
+            nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 8, 3, padding=1), nn.ReLU(),
+            nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Dropout(0.1), nn.Linear(32, 5, bias=False),
         )  # fmt: skip
 
 
@@ -130,32 +134,50 @@ def _watched(pruner: Pruner, moment: str, traced: Trace) -> Callable[..., Mask]:
     return call
 
 
-def _check_tags(tags: Tags, traced: Trace) -> None:
-    first = traced.masks[0]
+def _check_tags(pruner: Pruner, traced: Trace) -> None:
+    tags, first = pruner.tags, traced.masks[0]
     told = {
         "gradual": any(mask != first for mask in traced.masks),
         "revives": any(b.revived_since(a) for a, b in zip(traced.masks, traced.masks[1:], strict=False)),
         "edits_weights": bool(traced.edits),
         "learns_thresholds": traced.parameters > 0,
+        "patterns": "pattern" in pruner.Options.model_fields,
     }
     for name, true in told.items():
         details = f" ({', '.join(sorted(set(traced.edits)))})" if name == "edits_weights" and true else ""
         assert getattr(tags, name) == true, f"the tag says {name}={getattr(tags, name)}, seen was {true}{details}"
+    assert tags.gradual or tags.at_once, "a method prunes at once or while the network is trained"
 
 
-def _check_density(tags: Tags, traced: Trace, given: Mask) -> None:
-    last = traced.masks[-1]
+def _check_density(pruner: Pruner, traced: Trace, given: Mask) -> None:
     for mask in traced.masks:
         assert mask.shapes() == given.shapes(), "a mask must name the weights it was given, with their shapes"
-    if tags.density == "exact":
-        assert last.total - last.kept == round(SPARSITY * last.total), f"{last} is not {SPARSITY:.0%} to one weight"
-    elif tags.density == "given":
+    _check_mask(pruner, traced.masks[-1], given)
+
+
+def _check_mask(pruner: Pruner, last: Mask, given: Mask) -> None:
+    """The final mask has the density that the tag promises over the layers that take part, and the pattern."""
+    pattern = parse(getattr(pruner.options, "pattern", "unstructured"))
+    layers = pruner.layers(toy_network(), given)
+    ours, others = last.restricted(layers), last.without(layers)
+    if pruner.tags.density == "exact":
+        missed = abs(ours.total - ours.kept - round(pruner.sparsity * ours.total))
+        sparser = pattern.kind == "n:m" and given.kept < given.total and ours.sparsity >= pruner.sparsity
+        assert missed < pruner.unit() or sparser, f"{ours} is not {pruner.sparsity:.0%} to one weight (or block)"
+        assert others == given.restricted(others), "a layer that does not take part was pruned"
+    elif pruner.tags.density == "given":
         assert last == given, "the tag says density='given', but the mask is another one"
     else:
         assert 0 < last.sparsity < 1, f"the density is steered, but to {last}"
+    for name in layers if pattern.kind != "single" else ():
+        kept, before = (groups(mask[name], pattern.size) for mask in (ours, given))
+        if pattern.kind == "n:m":
+            assert int(kept.sum(1).max()) <= pattern.most, f"{name} has a group with too many weights"
+        else:
+            assert torch.equal(kept, kept.any(1, keepdim=True) & before), f"{name} has a block that went in part"
 
 
-def _check_ties(tags: Tags, make: Make, dense: Mask) -> None:
+def _check_ties(make: Make, dense: Mask) -> None:
     """All weights equal: still exact, and the same weights each time."""
 
     def equal() -> nn.Module:
@@ -167,24 +189,60 @@ def _check_ties(tags: Tags, make: Make, dense: Mask) -> None:
 
     one, other = (trace(make, dense, equal()) for _ in range(2))
     assert one.masks == other.masks, "equal weights are told apart by chance"
-    _check_density(tags, one, dense)
+    _check_density(make(), one, dense)
 
 
-def _check_from_sparse(tags: Tags, make: Make, dense: Mask) -> None:
-    """From a network with 40 % zeros; and with more zeros than asked for."""
+def sparse_mask(dense: Mask) -> Mask:
+    """40 % of the weights pruned at random."""
     random = torch.Generator().manual_seed(2)
-    sparse = Mask({n: torch.rand(kept.shape, generator=random) < 0.6 for n, kept in dense.items()})
+    return Mask({n: torch.rand(kept.shape, generator=random) < 0.6 for n, kept in dense.items()})
+
+
+def _check_from_sparse(make: Make, dense: Mask) -> None:
+    """From a network with 40 % zeros; and with more zeros than asked for."""
+    tags, sparse = make().tags, sparse_mask(dense)
     traced = trace(make, sparse)
-    _check_density(tags, traced, sparse)
+    _check_density(make(), traced, sparse)
     if tags.revives:
         return
     assert all(not mask.revived_since(sparse) for mask in traced.masks), "a weight pruned beforehand came back"
     if tags.density == "exact":
         try:
-            make(0.1).start(toy_network(), sparse, Plan(4, 4))
+            make(0.1).start(toy_network(), sparse, Plan(4, 4, batches=_draw()))
         except UserError:
             return
         raise AssertionError("a network that is sparser already must be refused with a UserError")
+
+
+def _draw(seed: int = 0) -> Any:
+    return batches_from(toy_data(), seed, 0, torch.device("cpu"))
+
+
+def _check_at_once(make: Make, dense: Mask) -> None:
+    """Without a training: the density is met, the seed matters if the tag says so, and what the network is but for
+    its weights stays as it was; without labels as well, and resumed after it was broken off."""
+
+    def prune(seed: int = 0, **plan: Any) -> tuple[Mask, nn.Module]:
+        model = toy_network()
+        if make().tags.edits_weights:
+            model.eval()
+        found = make().start(model, dense, Plan(0, 0, seed, _draw(seed), **plan))
+        _check_mask(make(), found, dense)
+        return found, model
+
+    found, model = prune()
+    again, _ = prune()
+    assert found == again, "pruning at once with the same seed makes different masks"
+    other, _ = prune(seed=1)
+    if not make().tags.seeded:
+        assert other == found, "the tag says seeded=False, but another seed made another mask"
+    fresh = toy_network().state_dict()
+    for name, value in model.state_dict().items():
+        if name not in dense:
+            assert torch.equal(value, fresh[name]), f"{name} is not a pruned weight, and was changed"
+    assert all(p.grad is None for p in model.parameters()), "gradients are left over"
+    if make().tags.data == "labels":
+        prune(labelled=False)
 
 
 class _Stop(Exception):

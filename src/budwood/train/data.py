@@ -1,6 +1,7 @@
 """Batches in an order that depends on seed and epoch alone, so that a run can go on in the middle of one."""
 
-from collections.abc import Iterator
+import itertools
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -49,3 +50,16 @@ def on_device(batches: Any, device: torch.device) -> Iterator[tuple[Tensor, Tens
     """Images (N, 3, H, W) float32 channels-last, and class indices (N,)."""
     for images, targets in batches:
         yield images.to(device, memory_format=torch.channels_last), targets.to(device)
+
+
+def batches_from(
+    dataset: Dataset[Any], seed: int, workers: int, device: torch.device
+) -> Callable[[int, int], Iterator[tuple[Tensor, Tensor]]]:
+    """What `Plan.batches` is: `batches(size, salt)` goes through `dataset` again and again, in orders of their own."""
+
+    def draw(size: int, salt: int) -> Iterator[tuple[Tensor, Tensor]]:
+        for epoch in itertools.count():
+            planned = batch_plan(len(dataset), size, mixed_seed(seed, salt), epoch)  # type: ignore[arg-type]
+            yield from on_device(loader(dataset, planned, workers), device)
+
+    return draw

@@ -70,6 +70,14 @@ def agree(mask: Mask) -> None:
         raise UserError("the processes hold different masks: the method's update depends on more than the gradients")
 
 
+@torch.no_grad()
+def weights_from_first_(model: nn.Module) -> None:
+    """Rank 0's weights, everywhere: what a method computed for itself may differ in the last bits."""
+    if world() > 1:
+        for parameter in model.parameters():
+            dist.broadcast(parameter, src=0)
+
+
 def average_(parameters: list[nn.Parameter]) -> None:
     """Average the gradients of parameters that the wrapped module does not have (a method's own)."""
     for parameter in parameters:

@@ -5,17 +5,18 @@ A step, in this order:
 1. forward and backward, through `pruner.backward` (which may do several passes) and with the weights that
    `pruner.forward_weights` gives in place of the stored ones,
 2. `pruner.update`: gradients are still dense here,
-3. the optimizer forgets what it knew of revived weights,
-4. gradients of pruned weights are set to zero,
+3. the optimizer forgets what it knew of revived weights, or everything where `pruner.resets_momentum` says so,
+4. gradients of weights that are not trained (`pruner.trains`; else: pruned) are set to zero,
 5. the optimizer steps, unless `pruner.applies_gradient` says no,
 6. pruned weights are set to zero: neither momentum nor weight decay nor the average of the weights revives one.
 
-After every epoch the network as it would be deployed (the average of the weights, if any, finished by the method) is
-held against its mask and evaluated.
+After every epoch the network as it would be deployed (the average of the weights, if any, finished by the method, its
+batch norm statistics made anew if the method is tagged so) is held against its mask and evaluated.
 """
 
 import copy
 import math
+import shutil
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -33,10 +34,14 @@ from ..core.mask import Mask
 from ..core.pruner import Plan, Pruner
 from ..core.spec import Recipe
 from . import distributed
-from .data import batch_plan, loader, mixed_seed, on_device
+from .batchnorm import recalibrate
+from .data import batch_plan, batches_from, loader, mixed_seed, on_device
 from .evaluate import evaluate
 from .optim import forget_revived, learning_rate, sgd
 from .state import load_state, save_state
+
+SCRATCH = "scratch"
+"""The folder for a method's `Plan.scratch`, beside the state of the run."""
 
 Progress = Callable[[int, int, float], None]
 """(steps done, steps in all, loss of the last one)"""
@@ -84,6 +89,8 @@ class Fit:
             self._epoch(self.step // self.plan.steps_per_epoch)
         self.model.load_state_dict(self.best)
         self.best_mask.apply_(self.model)
+        if self.plan.scratch is not None and distributed.rank() == 0:
+            shutil.rmtree(self.plan.scratch, ignore_errors=True)
         return Fitted(self.best_mask, self.history, self.best_epoch)
 
     # -- before ------------------------------------------------------------------------------------------
@@ -92,12 +99,20 @@ class Fit:
         self.device = next(self.model.parameters()).device
         self.model.to(memory_format=torch.channels_last)
         batches = len(self._batches(0))
-        self.plan = Plan(self.recipe.epochs, batches)
+        scratch = self.state_path.parent / SCRATCH if self.state_path is not None else None
+        draw = batches_from(self.train, self.seed, self.workers, self.device)
+        self.plan = Plan(self.recipe.epochs, batches, self.seed, draw, scratch=scratch)
+        self.cycles = self.pruner.cycles(self.plan)
+        if self.recipe.epochs % self.cycles:
+            raise UserError(
+                f"{self.recipe.epochs} epochs do not divide into {self.cycles} trainings of equal length; "
+                f"set --epochs to a multiple of {self.cycles}"
+            )
         self.mask = distributed.mask_from_first(self.pruner.start(self.model, self.mask, self.plan))
         self.mask.apply_(self.model)
         self.average = copy.deepcopy(self.model) if self.recipe.ema else None
         self.net = distributed.wrap(self.model)
-        self.optimizer = sgd([*self.model.parameters(), *self.pruner.parameters()], self.recipe)
+        self.optimizer = self._optimizer()
         self.best: dict[str, Tensor] = self.model.state_dict()
         self.best_mask, self.best_epoch, self.best_score = self.mask, -1, -math.inf
         self.loss_sum = 0.0
@@ -108,6 +123,17 @@ class Fit:
         world = distributed.world()
         size = max(1, self.recipe.batch_size // world)
         return batch_plan(length, size, self.seed, epoch, distributed.rank(), world)
+
+    def _optimizer(self) -> torch.optim.SGD:
+        own = {name for name in self.mask if self.pruner.tags.decays}
+        decayed = [p for name, p in self.model.named_parameters() if name not in own]
+        others = [p for name, p in self.model.named_parameters() if name in own]
+        return sgd([*decayed, *self.pruner.parameters()], others, self.recipe)
+
+    @property
+    def trained(self) -> list[nn.Parameter]:
+        """Every parameter that the optimizer knows, in its order."""
+        return [p for group in self.optimizer.param_groups for p in group["params"]]
 
     # -- one epoch ---------------------------------------------------------------------------------------
 
@@ -134,7 +160,7 @@ class Fit:
         self._save()
 
     def _step(self, batch: tuple[Tensor, Tensor]) -> float:
-        lr = learning_rate(self.recipe, self.step, self.plan.steps_per_epoch)
+        lr = learning_rate(self.recipe, self.step, self.plan.steps_per_epoch, self.cycles)
         for group in self.optimizer.param_groups:
             group["lr"] = lr
         self.optimizer.zero_grad(set_to_none=True)
@@ -147,12 +173,30 @@ class Fit:
             distributed.agree(mask)
             forget_revived(self.optimizer, self.model, self.mask, mask)
             self.mask = mask
-        self.mask.apply_to_gradients_(self.model)
+            if self.pruner.tags.edits_weights:
+                distributed.weights_from_first_(self.model)
+        if self.pruner.resets_momentum(self.step):
+            self.optimizer.state.clear()
         if self.pruner.applies_gradient(self.step):
-            self.optimizer.step()
+            self._optimize(self.pruner.trains(self.mask))
         self.mask.apply_(self.model)
         self._follow()
         return loss
+
+    @torch.no_grad()
+    def _optimize(self, trained: Mask) -> None:
+        """One step of the optimizer, which moves no weight outside of `trained`."""
+        trained.apply_to_gradients_(self.model)
+        if trained is self.mask:
+            self.optimizer.step()
+            return
+        weights = [(p, trained[n].to(p.device)) for n, p in self.model.named_parameters() if n in trained]
+        before = [p.clone() for p, _ in weights]
+        self.optimizer.step()
+        for (p, moves), old in zip(weights, before, strict=True):
+            p.copy_(torch.where(moves, p, old))
+            if (momentum := self.optimizer.state[p].get("momentum_buffer")) is not None:
+                momentum.masked_fill_(~moves, 0)
 
     def _pass(self, batch: tuple[Tensor, Tensor]) -> Tensor:
         """One forward and backward pass, in `accumulate` parts; gradients are added to what is there."""
@@ -201,6 +245,9 @@ class Fit:
     def _close_epoch(self, epoch: int) -> None:
         deployed = copy.deepcopy(self.average if self.average is not None else self.model)
         mask = self.pruner.finish(deployed, self.mask)
+        if self.pruner.tags.recalibrates:
+            mask.apply_(deployed)
+            recalibrate(deployed, self.train, workers=self.workers)
         if not (self.mask.holds(self.model) and mask.holds(deployed)):
             raise RuntimeError(f"a pruned weight came back to life in epoch {epoch}: {mask.violations(deployed)}")
         scores = distributed.from_first(
@@ -230,7 +277,7 @@ class Fit:
             return
         momenta = {
             str(i): state["momentum_buffer"]
-            for i, p in enumerate(self.optimizer.param_groups[0]["params"])
+            for i, p in enumerate(self.trained)
             if (state := self.optimizer.state.get(p)) and state.get("momentum_buffer") is not None
         }
         groups = {
@@ -251,7 +298,7 @@ class Fit:
         assert self.state_path is not None
         groups, facts = load_state(self.state_path)
         self.model.load_state_dict(groups["model"])
-        for i, p in enumerate(self.optimizer.param_groups[0]["params"]):
+        for i, p in enumerate(self.trained):
             if (buffer := groups.get("momentum", {}).get(str(i))) is not None:
                 self.optimizer.state[p]["momentum_buffer"] = torch.empty_like(p).copy_(buffer)
         self.mask = Mask(groups["mask"])

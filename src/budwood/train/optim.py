@@ -9,20 +9,24 @@ from ..core.mask import Mask
 from ..core.spec import Recipe
 
 
-def sgd(parameters: list[nn.Parameter], recipe: Recipe) -> torch.optim.SGD:
-    return torch.optim.SGD(parameters, lr=recipe.lr, momentum=recipe.momentum, weight_decay=recipe.weight_decay)
+def sgd(decayed: list[nn.Parameter], others: list[nn.Parameter], recipe: Recipe) -> torch.optim.SGD:
+    """`others` have no weight decay."""
+    groups = [{"params": decayed, "weight_decay": recipe.weight_decay}, {"params": others, "weight_decay": 0.0}]
+    return torch.optim.SGD([g for g in groups if g["params"]], lr=recipe.lr, momentum=recipe.momentum)
 
 
-def learning_rate(recipe: Recipe, step: int, steps_per_epoch: int) -> float:
-    """At a 0-based step. Cosine: to zero over the whole training, after a linear warm-up. Step: a tenth after every
-    `step_epochs`, from the epoch after it on, as the study's code does (with 50: from the 0-based epochs 51, 101)."""
-    epoch = step // steps_per_epoch
+def learning_rate(recipe: Recipe, step: int, steps_per_epoch: int, cycles: int = 1) -> float:
+    """At a 0-based step. Cosine: to zero over the whole training, after a linear warm-up. Step: times gamma from each
+    milestone on; constant has none. With `cycles` the training falls into as many equal parts, each with the whole
+    schedule."""
+    epochs = recipe.epochs // cycles
+    step %= max(1, epochs * steps_per_epoch)
     warmup = recipe.warmup_epochs * steps_per_epoch
     if step < warmup:
         return recipe.lr * (step + 1) / warmup
-    if recipe.schedule == "step":
-        return recipe.lr * 0.1 ** (max(epoch - 1, 0) // recipe.step_epochs)
-    rest = max(1, recipe.epochs * steps_per_epoch - warmup)
+    if recipe.schedule != "cosine":
+        return recipe.lr * recipe.gamma ** sum(step // steps_per_epoch >= epoch for epoch in recipe.milestones)
+    rest = max(1, epochs * steps_per_epoch - warmup)
     return recipe.lr * 0.5 * (1 + math.cos(math.pi * (step - warmup) / rest))
 
 

@@ -136,7 +136,7 @@ def _sgd_heads(train: tuple[Tensor, Tensor], classes: int, recipe: Recipe, seed:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(mixed_seed(seed))
         head = nn.Linear(train[0].shape[1], classes)
-    optimizer = sgd(list(head.parameters()), recipe)
+    optimizer = sgd(list(head.parameters()), [], recipe)
     steps = len(batch_plan(len(train[0]), recipe.batch_size, seed, 0))
     for epoch in range(recipe.epochs):
         total = 0.0

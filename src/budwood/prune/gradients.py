@@ -1,0 +1,60 @@
+"""Gradients of the loss on images drawn for that alone: without a trace in the network, its statistics or its .grad."""
+
+import contextlib
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ..core.errors import UserError
+from ..core.pruner import Batches, Plan
+
+
+def batches_of(plan: Plan, size: int, salt: int) -> Batches:
+    """`plan.batches`, or a UserError where the method is given no images."""
+    if plan.batches is None:
+        raise UserError("this method looks at images: give --calibration IMAGES, or --data to train on as well")
+    return plan.batches(size, salt)
+
+
+@contextlib.contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """In evaluation mode, and every module as it was afterwards."""
+    modes = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
+
+
+def targets_for(model: nn.Module, images: Tensor, targets: Tensor, labelled: bool, random: torch.Generator) -> Tensor:
+    """The classes (N,) that the loss asks for: the labels, or, where these mean nothing, classes drawn from the
+    network's own answers. With these the mean of the squared gradients is the Fisher matrix proper."""
+    if labelled:
+        return targets
+    with torch.no_grad():
+        answers = model(images).float().softmax(1).cpu()
+    return torch.multinomial(answers, 1, generator=random).flatten().to(images.device)
+
+
+def gradients(
+    model: nn.Module, names: list[str], plan: Plan, count: int, size: int, salt: int
+) -> Iterator[list[Tensor]]:
+    """`count` times the gradients of the mean cross entropy over a batch of `size` images, one tensor per name.
+
+    In evaluation mode: batch norm uses its running statistics, dropout does nothing. `salt` picks other images and
+    other drawn classes.
+    """
+    parameters = dict(model.named_parameters())
+    wanted = [parameters[name] for name in names]
+    random = torch.Generator().manual_seed(plan.seed * 1_000_003 + salt)
+    batches = batches_of(plan, size, salt)
+    with evaluating(model), torch.enable_grad():
+        for _ in range(count):
+            images, labels = next(batches)
+            targets = targets_for(model, images, labels, plan.labelled, random)
+            loss = F.cross_entropy(model(images).float(), targets)
+            yield [g.detach() for g in torch.autograd.grad(loss, wanted)]

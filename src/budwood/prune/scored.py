@@ -1,0 +1,114 @@
+"""What methods share that prune by a score: which layers take part, in which pattern, at once or little by little."""
+
+from collections.abc import Mapping
+from typing import Annotated, Any
+
+from pydantic import BeforeValidator, model_validator
+from torch import Tensor, nn
+
+from ..core.errors import UserError
+from ..core.mask import Mask
+from ..core.pruner import Options, Plan, Pruner
+from .allocation import CONVENTIONS, PATTERN_CONVENTION, Allocation, Part, kept_dense, mask_by_score
+from .schedule import Cubic
+from .structure import SINGLE, Pattern, parse
+
+
+def _several(value: Any) -> Any:
+    """One part alone is a list of one."""
+    return (value,) if isinstance(value, str) else value
+
+
+class LayerOptions(Options):
+    """Which layers, and what share of each."""
+
+    allocation: Allocation = "global"
+    keep_dense: Annotated[tuple[Part, ...] | None, BeforeValidator(_several)] = None
+    """Layers left out of the pruning; None for the allocation's convention."""
+
+
+class ScoreOptions(LayerOptions):
+    pattern: Pattern = SINGLE
+    """unstructured; N:M (2:4, 4:8, 1:4); blocks of 1xB (1x4, 1x2). Groups lie along the input channels."""
+
+    @model_validator(mode="after")
+    def _possible(self) -> "ScoreOptions":
+        if parse(self.pattern).kind == "n:m" and self.allocation in ("erk", "str"):
+            raise ValueError(f"{self.pattern} gives every layer the same share, {self.allocation} does not")
+        return self
+
+
+class GradualOptions(ScoreOptions):
+    schedule: Cubic = Cubic()
+
+
+def participants(model: nn.Module, mask: Mask, options: LayerOptions) -> list[str]:
+    """Names of the weights that take part, in the mask's order."""
+    pattern = getattr(options, "pattern", SINGLE)
+    if options.keep_dense is not None:
+        parts = options.keep_dense
+    else:
+        parts = CONVENTIONS[options.allocation] + (PATTERN_CONVENTION if pattern != SINGLE else ())
+    dense = kept_dense(model, parts)
+    return [name for name in mask if name not in dense]
+
+
+class Scored(Pruner):
+    """Prunes at once, by `scores`. A method that also changes the weights it keeps extends `prune_to`."""
+
+    Options = ScoreOptions
+
+    def __init__(self, sparsity: float = 0.0, options: Any = None) -> None:
+        super().__init__(sparsity, options)
+        structure = parse(self.options.pattern)
+        most = 1 - structure.most / structure.size
+        if structure.kind == "n:m" and abs(sparsity - most) > 1e-6:
+            raise UserError(f"{self.options.pattern} makes {most:g} zeros in the layers it prunes, not {sparsity:g}")
+
+    def layers(self, model: nn.Module, mask: Mask) -> list[str]:
+        return participants(model, mask, self.options)
+
+    def unit(self) -> int:
+        structure = parse(self.options.pattern)
+        return structure.size if structure.kind == "block" else 1
+
+    def start(self, model: nn.Module, mask: Mask, plan: Plan) -> Mask:
+        self.plan_ = plan
+        return self.prune_to(model, mask, self.sparsity)
+
+    def prune_to(self, model: nn.Module, mask: Mask, sparsity: float, step: int = 0) -> Mask:
+        """The mask at `sparsity`, by the scores of now. `step` (0-based) is when, and salts what is drawn."""
+        return self.select(self.scores(model, mask, sparsity, step), mask, sparsity)
+
+    def scores(self, model: nn.Module, mask: Mask, sparsity: float, step: int) -> dict[str, Tensor]:
+        """Name -> how much each weight matters, for every one of `layers`; the least go first."""
+        raise NotImplementedError
+
+    def select(self, scores: Mapping[str, Tensor], mask: Mask, sparsity: float) -> Mask:
+        """`mask` with only the highest scores kept, as allocation and pattern say."""
+        return mask_by_score(scores, mask, sparsity, self.options.allocation, self.options.pattern)
+
+
+class Gradual(Scored):
+    """Prunes along the schedule while it is trained; at once where there is no training (a plan of no steps).
+    What is pruned stays pruned."""
+
+    Options = GradualOptions
+
+    def start(self, model: nn.Module, mask: Mask, plan: Plan) -> Mask:
+        self.plan_ = plan
+        if plan.steps == 0:
+            return self.prune_to(model, mask, self.sparsity)
+        already = mask.restricted(self.layers(model, mask)).sparsity
+        # By magnitude, which is cheap: what cannot be reached is refused now and not at the last update.
+        names = self.layers(model, mask)
+        self.select({name: model.get_parameter(name).detach().abs() for name in names}, mask, self.sparsity)
+        moments = self.options.schedule.at(self.sparsity, plan.steps)
+        self.moments_ = {step: max(target, already) for step, target in moments.items()}
+        return mask
+
+    def update(self, model: nn.Module, mask: Mask, step: int, batch: tuple[Tensor, Tensor]) -> Mask:
+        return self.prune_to(model, mask, self.moments_[step], step) if step in self.moments_ else mask
+
+    def settled(self, step: int) -> bool:
+        return step >= max(self.moments_)
