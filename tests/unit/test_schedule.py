@@ -13,7 +13,7 @@ from budwood.core.errors import UserError
 from budwood.core.mask import Mask
 from budwood.core.pruner import Plan
 from budwood.models.network import prunable
-from budwood.prune.gmp import GMP
+from budwood.prune.gmp import GMP, POST_TRAINING
 from budwood.prune.schedule import Cubic
 from budwood.prune.scored import GradualOptions
 
@@ -33,13 +33,17 @@ def test_as_the_post_training_recipe_of_woodfisher_measured_it() -> None:
     curve = Cubic(start=0.01, end=0.40, updates=40, initial=0.05).at(0.9, 100)
     assert 100 * curve[6] == pytest.approx(33.7, abs=0.05) and 100 * curve[36] == pytest.approx(89.9, abs=0.05)
     measured = {1: 5.2, 6: 33.8, 11: 55.1, 16: 70.2, 21: 80.2, 26: 86.1, 31: 89.0, 36: 90.0}
+    found = Cubic(**POST_TRAINING).at(0.9, 100)  # type: ignore[arg-type]
+    assert set(found) == set(measured) and found[36] == 0.9
     for epoch, percent in measured.items():
-        assert 100 * curve[epoch] == pytest.approx(percent, abs=0.3)
+        assert 100 * found[epoch] == pytest.approx(percent, abs=0.3)
 
 
 cubics = st.builds(
-    lambda a, b, updates, initial: Cubic(start=min(a, b), end=max(a, b), updates=updates, initial=initial),
-    st.floats(0, 1), st.floats(0, 1), st.integers(1, 40), st.floats(0, 0.99),
+    lambda a, b, updates, initial, every: Cubic(
+        start=min(a, b), end=max(a, b), updates=updates, initial=initial, every=every
+    ),
+    st.floats(0, 1), st.floats(0, 1), st.integers(1, 40), st.floats(0, 0.99), st.integers(1, 9),
 )  # fmt: skip
 
 

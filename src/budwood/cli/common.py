@@ -1,6 +1,8 @@
 """What several verbs share: options to objects, the screen, a runs folder that is ours."""
 
+import copy
 import json
+import math
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -23,6 +25,8 @@ screen = Console(stderr=True, highlight=False)
 """For words to a person; what a program may read goes to stdout."""
 
 
+Training = Annotated[Recipe, Parameter(name="*", consume_multiple=True)]
+"""The settings of a training, an option each."""
 Seed = Annotated[int, Parameter(validator=Number(gte=0, lt=2**31))]
 Size = Annotated[int, Parameter(validator=Number(gte=16, lte=2048))]
 Workers = Annotated[int, Parameter(validator=Number(gte=0))]
@@ -72,9 +76,9 @@ def checked_device(name: str) -> str:
     return name
 
 
-def parsed_options(pairs: list[str]) -> dict[str, Any]:
-    """`KEY=VALUE` settings of a method, dots for parts of a part: schedule.end=0.5."""
-    found: dict[str, Any] = {}
+def parsed_options(pairs: list[str], base: dict[str, Any] | None = None) -> dict[str, Any]:
+    """`KEY=VALUE` settings of a method over those of `base`, dots for parts of a part: schedule.end=0.5."""
+    found: dict[str, Any] = copy.deepcopy(base or {})
     for pair in pairs:
         key, separator, text = pair.partition("=")
         if not separator or not key:
@@ -147,7 +151,8 @@ class Bars:
             now = self.progress.get_time()
             start[:] = start or [now, done]
             rate = (done - start[1]) / (now - start[0]) if now > start[0] else 0.0
-            note = f"loss {loss:.3f}, {rate:.1f} steps/s" if rate else f"loss {loss:.3f}"
+            told = [] if math.isnan(loss) else [f"loss {loss:.3f}"]  # pruning at once has steps, and no loss
+            note = ", ".join(told + ([f"{rate:.1f} steps/s"] if rate else []))
             self.progress.update(bar, completed=done, total=total, note=note)
 
         return show

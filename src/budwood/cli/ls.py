@@ -9,9 +9,9 @@ from rich.markup import escape
 from rich.table import Table
 
 from ..core.registry import backends, methods, sources, tasks
-from ..models import packaged
+from ..models import packaged, small
+from ..models.published import nets
 from ..models.timm import available
-from ..study.run import option_names
 from .common import print_json
 
 Kind = Literal["methods", "tasks", "models", "backends"]
@@ -40,10 +40,14 @@ def run(kind: Kind, /, *, json: Annotated[bool, Parameter(negative=())] = False)
 def _methods() -> list[dict[str, Any]]:
     found = []
     for name in methods:
-        kind = methods.get(name)
-        when = "while training" if kind.tags.gradual else "at once" if name != "fixed" else "held"
-        facts = {"name": name, "family": kind.tags.family, "prunes": when, "density": kind.tags.density}
-        found.append(facts | {"paper": kind.tags.paper, "options": option_names(kind)})
+        tags = methods.get(name).tags
+        when = ["at once"] if tags.at_once else []
+        when += ["while training"] if tags.gradual else []
+        needs = [tags.data] if tags.data != "none" else []
+        needs += [] if tags.at_once else ["epochs"]
+        facts = {"name": name, "family": tags.family, "paper": tags.paper}
+        facts |= {"prunes": "never" if tags.density == "given" else ", ".join(when), "needs": ", ".join(needs)}
+        found.append(facts | {"patterns": "N:M, 1xB" if tags.patterns else "", "density": tags.density})
     return found
 
 
@@ -62,6 +66,8 @@ def _models() -> list[dict[str, Any]]:
         "torchvision": torchvision.models.list_models(module=torchvision.models),
         "timm": available(),
         "packaged": list(packaged.MODELS),
+        "published": [f"published:{name}@FILE" for name in nets.NETS],
+        "small": [f"small:{name}" for name in small.BLOCKS],
         "py": ["py:module.function"],
     }
     return [

@@ -3,18 +3,23 @@
 from pathlib import Path
 from typing import Annotated, Any
 
+import torch
 from cyclopts import Parameter
 
 from ..core.errors import UserError
-from ..core.registry import methods
+from ..core.pruner import Tags
+from ..core.registry import methods, sources
 from ..core.spec import Recipe, RunSpec
-from ..models.network import open_network
+from ..core.task import Task
+from ..models.network import Network, open_network
+from ..study import recipe as recipes
 from ..study.run import CHECKPOINT, Runner, make_pruner
 from ..tasks.plain import Images
 from ..train import distributed
 from .common import (
     Bars,
     Seed,
+    Training,
     Workers,
     checked_device,
     checked_sparsity,
@@ -31,14 +36,16 @@ def run(
     model: str,
     /,
     *,
-    method: str,
-    sparsity: str,
+    method: str | None = None,
+    sparsity: str | None = None,
     data: str | None = None,
     task: str | None = None,
     calibration: Path | None = None,
+    recipe_file: Annotated[Path | None, Parameter(name="--recipe")] = None,
     option: Annotated[list[str], Parameter(negative=())] | None = None,
+    from_scratch: Annotated[bool, Parameter(negative=())] = False,
     seed: Seed = 0,
-    recipe: Annotated[Recipe, Parameter(name="*")] = Recipe(),  # noqa: B008 -- frozen
+    recipe: Training = Recipe(),  # noqa: B008 -- frozen
     out: Path = Path("runs"),
     resume: bool = True,
     workers: Workers = 1,
@@ -52,7 +59,7 @@ def run(
     model
         torchvision:NAME, timm:NAME, packaged:NAME, py:module.function, or the path of a checkpoint.
     method
-        Pruning method (`budwood ls methods`).
+        Pruning method (`budwood ls methods`); dense and fixed train without pruning.
     sparsity
         Share of zeros to reach, as 0.9.
     data
@@ -61,11 +68,16 @@ def run(
     task
         A known data set instead of, or lying at, --data.
     calibration
-        Any images, without labels, to make the batch norm statistics anew after pruning at once.
+        Any images, without labels: methods that prune at once look at them, and the batch norm statistics are made
+        anew on them.
+    recipe_file
+        A file of settings (`budwood recipe show METHOD`); options given beside it count more.
     option
         A setting of the method, KEY=VALUE; may be repeated.
+    from_scratch
+        Begin with new weights, drawn from the seed, and as many classes as the data has.
     seed
-        Of order, augmentation and new weights.
+        Of order, augmentation, new weights, and what the method leaves to chance.
     out
         Folder for the run.
     resume
@@ -79,28 +91,20 @@ def run(
     """
     distributed.join()
     quiet = json or distributed.rank() != 0
-    target, options = checked_sparsity(sparsity), parsed_options(option or [])
-    kind = methods.get(method)
-    make_pruner(method, target, options)
-    if method == "fixed":
-        raise UserError("the method fixed prunes nothing; choose another one (`budwood ls methods`)")
+    trains = data is not None or task is not None
+    name, target, options, recipe = _request(recipe_file, method, sparsity, option, recipe)
+    tags: Tags = methods.get(name).tags
+    pruner = make_pruner(name, target, options)
     checked_device(device)
-    gradual, trains = kind.tags.gradual, data is not None or task is not None
-    if gradual and not trains:
-        raise UserError(f"{method} prunes while it trains: give --data, or prune at once with --method magnitude")
-    if trains and calibration is not None:
-        raise UserError("--calibration is for pruning at once without --data; leave one of them out")
-    network = open_network(model)
+    _check(name, tags, trains, calibration is not None, from_scratch)
     opened = open_task(data, task) if trains else None
+    network = _untrained(model, opened, seed) if from_scratch and opened else open_network(model)
+    pruner.check(network.module, network.mask)
     images = Images(calibration) if calibration is not None else None
-    facts: dict[str, Any] = {"task": "none", "data": images.digest() if images else "none"}
-    if opened is not None:
-        facts = {"task": opened.name, "data": opened.digest(), "metric": opened.metric}
     used = recipe if trains else Recipe(epochs=0, size=recipe.size)
-    where = "upstream" if gradual else "one-shot"
     spec = RunSpec(
-        **start_of(network, used), **facts, method=method, where=where, sparsity=target, options=options,
-        transfer="none", seed=seed, recipe=used,
+        **start_of(network, used), **_data_facts(opened, images), method=name, where=_where(name, tags, trains),
+        sparsity=target, options=options, transfer="none", seed=seed, recipe=used,
     )  # fmt: skip
     root = runs_folder(out) if distributed.rank() == 0 else out
     for line in network.notes:
@@ -109,7 +113,7 @@ def run(
         runner = Runner(network, opened, root, workers, not resume, device, bars.of, images)
         result = runner.run(spec)
     if distributed.rank() == 0:
-        for line in result.notes:
+        for line in result.notes[len(network.notes) :]:
             say(line, quiet)
         say(f"sparsity {result.sparsity:.2%} of the backbone, {result.checkpoint_bytes / 1e6:.1f} MB", quiet)
         if json:
@@ -117,3 +121,66 @@ def run(
         else:
             print(root / spec.run_id / CHECKPOINT)
     distributed.leave()
+
+
+def _request(
+    file: Path | None, method: str | None, sparsity: str | None, option: list[str] | None, recipe: Recipe
+) -> tuple[str, float, dict[str, Any], Recipe]:
+    """Method, sparsity, options and training: of the file, and over it of the command line."""
+    base = recipes.read(file) if file is not None else None
+    name = method or (base.method if base else None)
+    if name is None:
+        raise UserError("no method: add --method gmp (`budwood ls methods`) or --recipe FILE")
+    if base is not None:
+        if name != base.method:
+            raise UserError(f"{file} is a recipe of {base.method}: leave --method {name} out, or take its own recipe")
+        recipe = recipes.merged(base, recipe)
+    options = parsed_options(option or [], base.option if base else None)
+    stored = base.sparsity if base else None
+    target = checked_sparsity(sparsity) if sparsity is not None else stored
+    if methods.get(name).tags.density == "given":
+        if target:
+            raise UserError(f"the method {name} prunes nothing: leave --sparsity out, or choose another method")
+        return name, 0.0, options, recipe
+    if target is None:
+        raise UserError(f"--method {name} needs --sparsity, as --sparsity 0.9")
+    return name, target, options, recipe
+
+
+def _check(name: str, tags: Tags, trains: bool, calibrates: bool, from_scratch: bool) -> None:
+    """What this method cannot do with what it is given, said before anything is loaded."""
+    if tags.density == "given" and not trains:
+        raise UserError(f"the method {name} prunes nothing, it trains: add --data, or choose another one")
+    if not trains and (not tags.at_once or (tags.gradual and tags.data == "none")):
+        raise UserError(f"{name} prunes while it trains: give --data, or prune at once with --method magnitude")
+    if tags.data != "none" and not trains and not calibrates:
+        raise UserError(f"{name} looks at images: add --calibration IMAGES (no labels needed), or --data to train too")
+    if trains and calibrates:
+        raise UserError("--calibration is for pruning at once without --data; leave one of them out")
+    if from_scratch and not trains:
+        raise UserError("--from-scratch begins with new weights, which have to be trained: add --data")
+
+
+def _where(name: str, tags: Tags, trains: bool) -> Any:
+    """When it is pruned, in the words of a RunSpec."""
+    if name == "dense":
+        return "none"
+    return "upstream" if trains and (tags.gradual or tags.density == "given") else "one-shot"
+
+
+def _data_facts(task: Task | None, images: Images | None) -> dict[str, Any]:
+    if task is not None:
+        return {"task": task.name, "data": task.digest(), "metric": task.metric}
+    return {"task": "none", "data": images.digest() if images else "none"}
+
+
+def _untrained(model: str, task: Task, seed: int) -> Network:
+    """The architecture with new weights and the task's classes."""
+    source, _, name = model.partition(":")
+    if source not in sources or "@" in model:
+        raise UserError(f"--from-scratch needs an architecture, as torchvision:resnet50, not {model}")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        network: Network = sources.get(source)(name, len(task.classes), False)
+    lineage = network.lineage.model_copy(update={"classes": task.classes})
+    return Network(network.module, network.mask, lineage, [*network.notes, f"new weights, seed {seed}"])

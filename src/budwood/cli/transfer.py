@@ -24,6 +24,7 @@ from ..train import distributed
 from .common import (
     Bars,
     Seed,
+    Training,
     Workers,
     checked_device,
     checked_sparsity,
@@ -51,7 +52,7 @@ def run(
     mode: Annotated[list[Literal["linear", "full"]], Parameter(consume_multiple=True, negative=())] | None = None,
     seeds: Annotated[list[Seed], Parameter(consume_multiple=True, negative=())] | None = None,
     option: Annotated[list[str], Parameter(negative=())] | None = None,
-    recipe: Annotated[Recipe, Parameter(name="*")] = Recipe(),  # noqa: B008 -- frozen
+    recipe: Training = Recipe(),  # noqa: B008 -- frozen
     dense: bool = True,
     measure_latency: bool = True,
     metric: Metric | None = None,
@@ -107,7 +108,7 @@ def run(
     quiet = json or distributed.rank() != 0
     sparsities = [checked_sparsity(value) for value in sparsity or []]
     options = parsed_options(option or [])
-    _check_request(prune, sparsities, options, recipe.distill > 0)
+    _check_request(prune, sparsities, options, recipe.distill > 0, mode or ["full"])
     _check_linear(mode or ["full"], recipe)
     checked_device(device)
     network = open_network(model)
@@ -142,7 +143,9 @@ def run(
     distributed.leave()
 
 
-def _check_request(prune: str | None, sparsities: list[float], options: dict[str, Any], distill: bool) -> None:
+def _check_request(
+    prune: str | None, sparsities: list[float], options: dict[str, Any], distill: bool, ways: Sequence[Transfer]
+) -> None:
     """Everything wrong with the request that can be said before anything is loaded."""
     if prune is None and sparsities:
         raise UserError("--sparsity needs a method: add --prune gmp")
@@ -150,13 +153,21 @@ def _check_request(prune: str | None, sparsities: list[float], options: dict[str
         raise UserError("--option needs a method: add --prune gmp")
     if distill and prune is None:
         raise UserError("--distill teaches a pruned network by the dense one: add --prune gmp")
-    if prune == "fixed" and sparsities:
-        raise UserError("--prune fixed holds the mask the model comes with: leave --sparsity out, or add --prune gmp")
     if prune is not None:
-        methods.get(prune)
-        if not sparsities and prune != "fixed":
+        tags = methods.get(prune).tags
+        if tags.density == "given" and sparsities:
+            raise UserError(
+                f"--prune {prune} holds the mask the model comes with: leave --sparsity out, or add --prune gmp"
+            )
+        if not sparsities and tags.density != "given":
             raise UserError(f"--prune {prune} needs --sparsity, as --sparsity 0.9")
-        make_pruner(prune, 0.0, options)
+        if "linear" in ways and not tags.at_once:
+            raise UserError(
+                f"{prune} prunes while it trains, and a linear head trains nothing else: add --mode full, or prune "
+                "upstream first (budwood prune)"
+            )
+        for sparsity in sparsities or [0.0]:
+            make_pruner(prune, sparsity, options)
 
 
 def _check_linear(ways: Sequence[Transfer], recipe: Recipe) -> None:

@@ -65,6 +65,9 @@ class Plan:
     """A folder for what is large or dear to make again; it outlives a killed run, and goes when the run is done."""
     progress: Callable[[int, int], None] | None = None
     """Told (done, of how many) by a method that takes long."""
+    recipe: Recipe | None = None
+    """How the training goes, for a method that depends on its learning rate or weight decay. None where there is
+    none."""
 
     @property
     def steps(self) -> int:
@@ -95,7 +98,7 @@ class Settings:
 class Options(BaseModel):
     """The settings of a method: typed, validated, part of the RunSpec. A method extends it."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
 
 class Pruner:
@@ -127,6 +130,9 @@ class Pruner:
     def layers(self, model: nn.Module, mask: Mask) -> list[str]:
         """Names of the weights that take part; the sparsity asked for is theirs."""
         return list(mask)
+
+    def check(self, model: nn.Module, mask: Mask) -> None:
+        """Raise UserError where it can be told beforehand that this network cannot be pruned as asked."""
 
     def unit(self) -> int:
         """How many weights are pruned together at least: the density is exact to this many."""

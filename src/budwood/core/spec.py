@@ -74,7 +74,7 @@ class RunSpec(BaseModel):
     """What determines a run's result. Paths and clocks do not count, nor do the numbers of threads and processes,
     which change its last digits."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
     model: str
     parent: str
     """Digest of the checkpoint it starts from."""

@@ -1,4 +1,4 @@
-"""Plain weight files of other people's: read without running anything, prefixes and wrappers taken off."""
+"""Weight files of other people's: read without running anything, prefixes, wrappers and known layouts taken off."""
 
 import functools
 from pathlib import Path
@@ -12,6 +12,7 @@ from torch.overrides import TorchFunctionMode
 
 from ..core.errors import UserError
 from ..core.files import metadata_of, read_bytes
+from .published import Contents, deep_compression, npz, plain
 
 _Unsafe = torch.serialization.pickle.UnpicklingError
 """What torch.load raises for content it will not run."""
@@ -19,23 +20,71 @@ WRAPPERS = ("state_dict_ema", "model_ema", "state_dict", "model_state_dict", "mo
 PREFIXES = ("module.", "_orig_mod.", "model.", "net.")
 SIDE_CLASSIFIERS = ("aux1.", "aux2.", "AuxLogits.")
 """Of GoogLeNet and Inception: used in their training alone."""
+COUNTERS = ("n_averaged",)
+"""Of an averaged model, beside its weights."""
+SEEN_BESIDE_WEIGHTS = (
+    "argparse.Namespace",
+    "numpy._core.multiarray.scalar",
+    "numpy.core.multiarray.scalar",
+    "numpy.dtype",
+    "optimization.lr_schedulers.CosineLR",
+    "optimization.lr_schedulers.StageExponentialLR",
+    "optimization.sgd.SGD",
+    *(f"torch.optim.{name}" for name in ("adam.Adam", "adamw.AdamW", "rmsprop.RMSprop", "sgd.SGD")),
+    *(
+        f"torch.optim.lr_scheduler.{name}"
+        for name in ("CosineAnnealingLR", "ExponentialLR", "LambdaLR", "MultiStepLR", "OneCycleLR", "StepLR")
+    ),
+)
+"""What published checkpoints name beside their weights (AC/DC's the classes of optimiser and schedule, and its learning
+rates as NumPy numbers). Each is read as an empty stand-in: nothing of that name is imported or called."""
 
 
-def read_state(path: Path) -> dict[str, Tensor]:
-    """The state_dict in a .pth (read with weights_only=True) or .safetensors file.
+def read(path: Path) -> Contents:
+    """The tensors of a .pth (read with weights_only=True), .safetensors or .npz file, or of Deep Compression's .net
+    file, and what its layout tells.
 
     Raises UserError where the file is missing, damaged, or holds anything but tensors.
     """
     data = read_bytes(path)
     if metadata_of(data) is not None:
         try:
-            return _unwrapped(safetensors.torch.load(data), path)
+            return _understood(safetensors.torch.load(data), path)
         except UserError:
             raise
         except Exception as error:  # safetensors raises several kinds for broken offsets and lengths
             raise UserError(f"{path} is a damaged safetensors file ({error}); make or copy it again") from None
+    if deep_compression.fits(data, path):
+        return deep_compression.read(data, str(path))
+    if npz.fits(data):
+        return _understood(npz.read(data, str(path)), path)
+    del data
+    return _understood(_load(path), path)
+
+
+def read_state(path: Path) -> dict[str, Tensor]:
+    """The state_dict in a file, as `read` understands it; what its masks prune is zero."""
+    found = read(path)
+    state = dict(found.state)
+    for name, kept in found.kept.items():
+        state[name] = state[name].masked_fill(~kept, 0)
+    return state
+
+
+class _StandIn:
+    """In the place of a class or function that a file names, and of what it would make."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None: ...
+
+    def __setstate__(self, state: Any) -> None: ...
+
+
+def _load(path: Path) -> Any:
+    names = (name.rpartition(".") for name in SEEN_BESIDE_WEIGHTS)
+    stand_ins: list[Any] = [type(name, (_StandIn,), {"__module__": module}) for module, _, name in names]
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        with torch.serialization.safe_globals(stand_ins):
+            return torch.load(path, map_location="cpu", weights_only=True)
     except _Unsafe:
         raise UserError(
             f"{path} holds more than plain tensors (or is damaged), and running what is in it is not safe; "
@@ -43,22 +92,29 @@ def read_state(path: Path) -> dict[str, Tensor]:
         ) from None
     except Exception:  # torch.load raises many kinds for what is not its own file
         raise UserError(f"{path} is not a readable .pth or .safetensors file; make or copy it again") from None
-    return _unwrapped(content, path)
 
 
-def _unwrapped(content: Any, path: Path) -> dict[str, Tensor]:
+def _understood(content: Any, path: Path) -> Contents:
+    beside: dict[str, Any] = {}
     for key in WRAPPERS:
         if isinstance(content, dict) and isinstance(content.get(key), dict):
+            beside = {str(name): value for name, value in content.items() if name != key}
             content = content[key]
             break
     if not isinstance(content, dict) or not content:
         raise UserError(f"{path} holds no state_dict; save model.state_dict()")
-    state = {str(name): value for name, value in content.items() if isinstance(value, Tensor)}
+    state = {str(name): value for name, value in content.items() if isinstance(value, Tensor) and name not in COUNTERS}
     if not state:
         raise UserError(f"{path} holds no tensors; save model.state_dict()")
+    for name, value in state.items():
+        if value.layout != torch.strided or value.is_quantized or value.device.type != "cpu":
+            raise UserError(f"{path} holds {name!r} sparse, quantised or without values; save it as a plain tensor")
+        if value.numel() * value.element_size() > value.untyped_storage().nbytes():
+            raise UserError(f"{path} is damaged ({name!r} claims more values than it stores); make or copy it again")
     while prefix := next((p for p in PREFIXES if all(name.startswith(p) for name in state)), None):
         state = {name.removeprefix(prefix): value for name, value in state.items()}
-    return {name: value for name, value in state.items() if not name.startswith(SIDE_CLASSIFIERS)}
+    state = {name: value for name, value in state.items() if not name.startswith(SIDE_CLASSIFIERS)}
+    return plain(Contents(state, str(path), beside))
 
 
 class _WithoutMemory(TorchFunctionMode):

@@ -15,6 +15,7 @@ from ..core.files import read_bytes
 from ..core.mask import Mask
 from ..core.registry import sources
 from . import files
+from .published import Contents
 
 
 @dataclass(frozen=True)
@@ -86,7 +87,8 @@ def open_network(name: str) -> Network:
     """A network with its trained weights.
 
     `source:NAME` (see `budwood ls models`), `source:NAME@FILE` for weights of one's own in a file, a checkpoint's
-    path, or the path of a plain state_dict (.pth or .safetensors) of a torchvision network.
+    path, or the path of a state_dict (.pth or .safetensors) of a torchvision network, plain or in one of the layouts
+    of models/published.
     Raises UserError for an unknown name, missing weights, or a file that is damaged or does not fit.
     """
     source, _, _ = name.partition(":")
@@ -94,7 +96,7 @@ def open_network(name: str) -> Network:
         architecture, _, path = name.partition("@")
         if not path:
             return _from_source(architecture, None, pretrained=True)
-        return _from_state(files.read_state(Path(path)), architecture, path)
+        return _from_contents(files.read(Path(path)), architecture)
     if ":" in name and not Path(name).exists() and "/" not in source and "\\" not in source:
         sources.get(source)
     file = checkpoint_in(Path(name))
@@ -103,8 +105,7 @@ def open_network(name: str) -> Network:
         checkpoint = unpack(data, name)
         _refuse_foreign_code(checkpoint.lineage.architecture, name)
         return from_checkpoint(checkpoint)
-    state = files.read_state(file)
-    return _from_state(state, files.recognise(state, name), name)
+    return _from_contents(replace(files.read(file), where=name), None)
 
 
 def _refuse_foreign_code(architecture: str, file: str) -> None:
@@ -158,22 +159,55 @@ def _from_source(name: str, num_classes: int | None, pretrained: bool) -> Networ
     return network
 
 
-def _from_state(state: dict[str, Tensor], architecture: str, where: str) -> Network:
+def _from_contents(found: Contents, wanted: str | None) -> Network:
+    """The network of a file, as `wanted` or, without that, as what its layout or its shapes say."""
+    architecture, notes = _architecture(found, wanted)
     network = build(architecture, 1000)
-    head = state.get(f"{network.head}.weight")
+    head = found.state.get(f"{network.head}.weight")
     if head is not None and head.ndim >= 2 and head.shape[0] not in (0, network.lineage.num_classes):
         network = build(architecture, int(head.shape[0]))
-    load_strictly(network.module, state, architecture)
-    weights = prunable(network.module, head=True)
-    mask = Mask.from_zeros(weights)
-    notes = [f"{where}: read as {architecture} with {network.lineage.num_classes} classes"]
-    inferred = mask.sparsity > 0.01
-    if inferred:
-        notes.append(f"{where} carries no mask: it was read from the zeros, {mask.sparsity:.2%} of the weights")
-    else:
-        mask = Mask.ones(weights)
+    try:
+        load_strictly(network.module, found.state, architecture)
+    except UserError as error:
+        raise UserError(f"{found.where}: {error}") from None
+    notes.insert(0, f"{found.where}: read as {architecture} with {network.lineage.num_classes} classes")
+    mask, inferred = _mask(found, prunable(network.module, head=True), notes)
+    mask.apply_(network.module)
+    pruned = mask.kept < mask.total
     lineage = network.lineage.model_copy(
-        update={"source": Path(where).name, "mask_inferred": inferred, "where": "upstream" if inferred else "none"}
-        | ({"method": "unknown"} if inferred else {})
+        update={"source": Path(found.where).name, "mask_inferred": inferred, "where": "upstream" if pruned else "none"}
+        | ({"method": found.method or "unknown"} if pruned else {})
+        | ({"preprocessing": found.preprocessing} if found.preprocessing else {})
     )
     return Network(network.module, mask, lineage, notes)
+
+
+def _architecture(found: Contents, wanted: str | None) -> tuple[str, list[str]]:
+    """What to build, and what is to be said about it."""
+    notes = list(found.notes)
+    if wanted is None:
+        return found.architecture or files.recognise(found.state, found.where), notes
+    if found.architecture and wanted in found.instead_of:
+        return found.architecture, [*notes, f"{found.where}: {wanted} computes otherwise than the network in this file"]
+    return wanted, notes
+
+
+def _mask(found: Contents, weights: Mapping[str, Tensor], notes: list[str]) -> tuple[Mask, bool]:
+    """The mask that the file carries or, without one, its zeros; and whether it was read from these."""
+    unknown = sorted(set(found.kept) - set(weights))
+    if unknown:
+        raise UserError(f"{found.where} has a mask of {unknown[0]}, which is no weight that can be pruned")
+    stored = Mask({**Mask.ones(weights), **found.kept})
+    if stored.kept < stored.total:
+        wrong = sum(stored.violations(weights).values())
+        notes.append(
+            f"{found.where} carries its mask, which prunes {stored.sparsity:.2%} of the weights"
+            + (f"; {wrong} of these were not zero and are now" if wrong else "")
+        )
+        return stored, False
+    mask = Mask.from_zeros(weights)
+    if mask.sparsity <= 0.01:
+        return stored, False
+    carries = "has masks that keep everything" if found.kept else "carries no mask"
+    notes.append(f"{found.where} {carries}: it was read from the zeros, {mask.sparsity:.2%} of the weights")
+    return mask, True

@@ -6,7 +6,8 @@ weight that comes first.
 
 import csv
 import functools
-from collections.abc import Mapping
+import itertools
+from collections.abc import Mapping, Sequence
 from importlib import resources
 from typing import Literal
 
@@ -73,14 +74,16 @@ def _str_table() -> dict[float, dict[str, float]]:
     """Total sparsity -> layer -> sparsity, for ResNet-50 (the file says from where)."""
     text = resources.files("budwood.prune").joinpath("budgets/str_resnet50.csv").read_text(encoding="utf-8")
     header, *rows = csv.reader(line for line in text.splitlines() if not line.startswith("#"))
-    return {
+    dense = {0.0: {row[0]: 0.0 for row in rows}}
+    return dense | {
         float(total) / 100: {row[0]: float(row[k]) / 100 for row in rows} for k, total in enumerate(header) if k > 0
     }
 
 
 def str_budget(shapes: Mapping[str, tuple[int, ...]], sparsity: float) -> dict[str, float]:
     """Layer -> density, as STR (Kusupati et al. 2020) learned them for ResNet-50, between two of its sixteen totals in
-    proportion. Raises UserError for other networks, and for sparsities beyond the published ones."""
+    proportion, and so below the least one (79.55 %), on the way from a dense network. Raises UserError for other
+    networks, and for sparsities above the highest."""
     table = _str_table()
     totals = sorted(table)
     layers = {name: name.removesuffix(".weight") for name in shapes}
@@ -90,8 +93,8 @@ def str_budget(shapes: Mapping[str, tuple[int, ...]], sparsity: float) -> dict[s
             f"STR published budgets for ResNet-50 alone, which has no layer {strange}; choose allocation=erk, uniform "
             "or global"
         )
-    if not totals[0] <= sparsity <= totals[-1]:
-        raise UserError(f"STR's budgets are for sparsities from {totals[0]:g} to {totals[-1]:g}, not {sparsity:g}")
+    if sparsity > totals[-1]:
+        raise UserError(f"STR's budgets are for sparsities up to {totals[-1]:g}, not {sparsity:g}")
     above = next(total for total in totals if total >= sparsity)
     below = max((total for total in totals if total <= sparsity), default=above)
     share = (sparsity - below) / (above - below) if above > below else 0.0
@@ -113,21 +116,9 @@ def mask_by_score(
     Raises UserError where there is no layer, a score is not finite, the mask is sparser already, or the pattern does
     not divide a layer or allow the sparsity.
     """
-    if not scores:
-        raise UserError("every layer of this network is one that is kept dense: nothing to prune; change keep_dense")
     shapes = {name: tuple(score.shape) for name, score in scores.items()}
-    total = sum(score.numel() for score in scores.values())
-    before = mask.restricted(scores)
     structure = parse(pattern)
-    budget = total - round(sparsity * total)
-    if structure.kind == "block" and budget - structure.size < before.kept < budget:
-        budget = before.kept  # an earlier, lower sparsity was rounded to a whole block
-    if budget > before.kept:
-        raise UserError(
-            f"the network already has {before.sparsity:.2%} zeros in these layers, more than the sparsity {sparsity:g} "
-            "asked for; ask for a higher one"
-        )
-    require_divisible(shapes, pattern)
+    before, budget = _budget(shapes, mask, sparsity, pattern)
     flat = {name: _flat_score(name, scores[name], mask[name]) for name in scores}
     if structure.kind == "n:m":
         flat, final = _protect(flat, shapes, mask, sparsity, pattern)
@@ -144,6 +135,44 @@ def mask_by_score(
             kept = dict(zip(names, keep.split([flat[name].numel() for name in names]), strict=True))
         entries |= {name: bits.reshape(shapes[name]) for name, bits in kept.items()}
     return Mask(entries)
+
+
+def _budget(shapes: Mapping[str, tuple[int, ...]], mask: Mask, sparsity: float, pattern: str) -> tuple[Mask, int]:
+    """What `mask` keeps in these layers, and how many weights they keep together at `sparsity`; UserError where that
+    cannot be."""
+    if not shapes:
+        raise UserError("every layer of this network is one that is kept dense: nothing to prune; change keep_dense")
+    total = sum(_product(shape) for shape in shapes.values())
+    before = mask.restricted(shapes)
+    structure = parse(pattern)
+    budget = total - round(sparsity * total)
+    if structure.kind == "block" and budget - structure.size < before.kept < budget:
+        budget = before.kept  # an earlier, lower sparsity was rounded to a whole block
+    if budget > before.kept:
+        raise UserError(
+            f"the network already has {before.sparsity:.2%} zeros in these layers, more than the sparsity {sparsity:g} "
+            "asked for; ask for a higher one"
+        )
+    require_divisible(shapes, pattern)
+    return before, budget
+
+
+def layer_counts(
+    shapes: Mapping[str, tuple[int, ...]], mask: Mask, sparsity: float, allocation: Allocation, pattern: str = SINGLE
+) -> list[tuple[list[str], int]]:
+    """Groups of layers that compete with each other (with "global" all together, else each alone), and how many
+    weights each group keeps. UserError as of `mask_by_score`."""
+    before, budget = _budget(shapes, mask, sparsity, pattern)
+    return _counts_by_layer(allocation, shapes, sparsity, before, budget)
+
+
+def spread(total: int, sizes: Sequence[int]) -> list[int]:
+    """Whole parts of `total`, in proportion to `sizes` and at most these, that sum up to it: rounded where they are
+    cumulated, so that what is rounded away goes to the next."""
+    every = sum(sizes)
+    cumulated = [0, *itertools.accumulate(sizes)]
+    marks = [total * value // every if every else 0 for value in cumulated]
+    return [b - a for a, b in itertools.pairwise(marks)]
 
 
 def _protect(
@@ -171,7 +200,7 @@ def _counts_by_layer(
     if allocation == "global":
         return [(list(shapes), budget)]
     densities = {"uniform": uniform, "erk": erk, "str": str_budget}[allocation](shapes, sparsity)
-    counts = _whole_counts(densities, shapes, before.counts(), budget)
+    counts = whole_counts(densities, shapes, before.counts(), budget)
     return [([name], counts[name]) for name in shapes]
 
 
@@ -211,7 +240,7 @@ def _top(flat: Tensor, count: int) -> Tensor:
     return keep
 
 
-def _whole_counts(
+def whole_counts(
     densities: Mapping[str, float], shapes: Mapping[str, tuple[int, ...]], most: Mapping[str, int], budget: int
 ) -> dict[str, int]:
     """Whole weights per layer, at most `most` each, whose sum is `budget`: the floors, and what is missing to those

@@ -9,6 +9,9 @@ from ..core.spec import Recipe
 from .score import magnitude
 from .scored import Gradual
 
+POST_TRAINING = {"start": 0.01, "end": 0.40, "updates": 40, "initial": 0.05, "every": 5}
+"""Of 100 epochs: pruned at 1, 6, ..., 36 (IST-DASLab/WoodFisher, configs/resnet50.yaml), for WoodFisher too."""
+
 
 @methods.register("gmp")
 class GMP(Gradual):
@@ -24,9 +27,8 @@ class GMP(Gradual):
                 epochs=100, batch_size=256, lr=0.005, momentum=0.9, weight_decay=1e-4, schedule="step",
                 milestones=tuple(range(40, 91, 6)), gamma=0.6, select="last",
             ),
-            options={"allocation": "global", "schedule": {"start": 0.01, "end": 0.40, "updates": 40, "initial": 0.05}},
+            options={"allocation": "global", "schedule": POST_TRAINING},
             results={0.8: 76.6, 0.9: 75.1, 0.95: 71.7, 0.98: 64.2},
-            notes=("pruned every fifth epoch from 1 to 36 there; here at every epoch of the same curve",),
         ),
         "from-scratch": Settings(
             model="torchvision:resnet50 --from-scratch",

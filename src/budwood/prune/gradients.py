@@ -52,9 +52,11 @@ def gradients(
     wanted = [parameters[name] for name in names]
     random = torch.Generator().manual_seed(plan.seed * 1_000_003 + salt)
     batches = batches_of(plan, size, salt)
-    with evaluating(model), torch.enable_grad():
+    with evaluating(model):
         for _ in range(count):
             images, labels = next(batches)
             targets = targets_for(model, images, labels, plan.labelled, random)
-            loss = F.cross_entropy(model(images).float(), targets)
-            yield [g.detach() for g in torch.autograd.grad(loss, wanted)]
+            with torch.enable_grad():  # not around the yield: a stream that is given up would leave it as it was here
+                loss = F.cross_entropy(model(images).float(), targets)
+                found = [g.detach() for g in torch.autograd.grad(loss, wanted)]
+            yield found

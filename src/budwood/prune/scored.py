@@ -11,10 +11,11 @@ from ..core.mask import Mask
 from ..core.pruner import Options, Plan, Pruner
 from .allocation import CONVENTIONS, PATTERN_CONVENTION, Allocation, Part, kept_dense, mask_by_score
 from .schedule import Cubic
+from .score import magnitude
 from .structure import SINGLE, Pattern, parse
 
 
-def _several(value: Any) -> Any:
+def several(value: Any) -> Any:
     """One part alone is a list of one."""
     return (value,) if isinstance(value, str) else value
 
@@ -23,7 +24,8 @@ class LayerOptions(Options):
     """Which layers, and what share of each."""
 
     allocation: Allocation = "global"
-    keep_dense: Annotated[tuple[Part, ...] | None, BeforeValidator(_several)] = None
+    """How the sparsity is shared among the layers: global, uniform, erk, or str (ResNet-50 alone)."""
+    keep_dense: Annotated[tuple[Part, ...] | None, BeforeValidator(several)] = None
     """Layers left out of the pruning; None for the allocation's convention."""
 
 
@@ -68,6 +70,10 @@ class Scored(Pruner):
     def layers(self, model: nn.Module, mask: Mask) -> list[str]:
         return participants(model, mask, self.options)
 
+    def check(self, model: nn.Module, mask: Mask) -> None:
+        """By magnitude, which is cheap: whether the sparsity can be reached does not depend on the scores."""
+        self.select(magnitude(model, self.layers(model, mask)), mask, self.sparsity)
+
     def unit(self) -> int:
         structure = parse(self.options.pattern)
         return structure.size if structure.kind == "block" else 1
@@ -100,9 +106,7 @@ class Gradual(Scored):
         if plan.steps == 0:
             return self.prune_to(model, mask, self.sparsity)
         already = mask.restricted(self.layers(model, mask)).sparsity
-        # By magnitude, which is cheap: what cannot be reached is refused now and not at the last update.
-        names = self.layers(model, mask)
-        self.select({name: model.get_parameter(name).detach().abs() for name in names}, mask, self.sparsity)
+        self.check(model, mask)  # what cannot be reached is refused now and not at the last update
         moments = self.options.schedule.at(self.sparsity, plan.steps)
         self.moments_ = {step: max(target, already) for step, target in moments.items()}
         return mask

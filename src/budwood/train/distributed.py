@@ -78,6 +78,14 @@ def weights_from_first_(model: nn.Module) -> None:
             dist.broadcast(parameter, src=0)
 
 
+@torch.no_grad()
+def statistics_from_first_(model: nn.Module) -> None:
+    """Rank 0's buffers, everywhere. Between two forward passes every process has batch norm statistics of its own."""
+    if world() > 1:
+        for buffer in model.buffers():
+            dist.broadcast(buffer, src=0)
+
+
 def average_(parameters: list[nn.Parameter]) -> None:
     """Average the gradients of parameters that the wrapped module does not have (a method's own)."""
     for parameter in parameters:

@@ -101,7 +101,7 @@ class Fit:
         batches = len(self._batches(0))
         scratch = self.state_path.parent / SCRATCH if self.state_path is not None else None
         draw = batches_from(self.train, self.seed, self.workers, self.device)
-        self.plan = Plan(self.recipe.epochs, batches, self.seed, draw, scratch=scratch)
+        self.plan = Plan(self.recipe.epochs, batches, self.seed, draw, scratch=scratch, recipe=self.recipe)
         self.cycles = self.pruner.cycles(self.plan)
         if self.recipe.epochs % self.cycles:
             raise UserError(
@@ -168,8 +168,13 @@ class Fit:
         if not math.isfinite(loss):
             raise UserError(f"the loss became {loss} at step {self.step}; lower the learning rate (--lr, now {lr:g})")
         distributed.average_(self.pruner.parameters())
+        looks = self.pruner.tags.data != "none"
+        if looks:
+            distributed.statistics_from_first_(self.model)
         mask = self.pruner.update(self.model, self.mask, self.step, batch)
         if mask is not self.mask:
+            if looks:  # what is computed on images may differ in the last bits
+                mask = distributed.mask_from_first(mask)
             distributed.agree(mask)
             forget_revived(self.optimizer, self.model, self.mask, mask)
             self.mask = mask

@@ -1,0 +1,219 @@
+"""The runs behind docs/results/methods.md, in slices that can be stopped and gone on with.
+
+    python docs/results/methods/run.py TINYIMAGENET100 --minutes 150
+    python docs/results/methods/tables.py
+
+TINYIMAGENET100 is a folder with train/ and val/ of one folder a class. Every finished run is a line in rows.csv beside
+this file, written at once; a run that is listed is not done again. What is unfinished when the time is up stays in
+`--out` and goes on from there. Two runs are made at a time, each on one thread.
+"""
+
+import argparse
+import csv
+import json
+import os
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+HERE = Path(__file__).parent
+ROWS, CHECKPOINTS = HERE / "rows.csv", HERE / "checkpoints"
+DENSE = CHECKPOINTS / "dense-s0.safetensors"
+FIELDS = (
+    "cell", "method", "start", "sparsity", "seed", "epochs", "density", "val_top1", "test_top1", "cpu_seconds",
+    "peak_mb", "run_id", "mask_digest", "command",
+)  # fmt: skip
+
+SCRATCH = ("--batch-size", "128", "--lr", "0.2", "--warmup-epochs", "1", "--weight-decay", "5e-4", "--amp")
+"""The small network from new weights. Nothing was tuned for a method."""
+ON = ("--batch-size", "128", "--lr", "0.02", "--weight-decay", "5e-4", "--amp")
+"""From the dense network that was so trained."""
+EPOCHS = 30
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One run: `name` without the seed, and what is added to `budwood prune`."""
+
+    name: str
+    method: str
+    start: str
+    sparsity: float
+    seed: int
+    epochs: int
+    extra: tuple[str, ...] = ()
+
+    @property
+    def key(self) -> str:
+        return f"{self.name}-s{self.seed}"
+
+    def command(self, data: str) -> list[str]:
+        model = (
+            ["small:resnet10", "--from-scratch"]
+            if self.start == "scratch"
+            else [str(DENSE.relative_to(HERE.parents[2]))]
+        )
+        sparsity = ["--sparsity", f"{self.sparsity:g}"] if self.sparsity else []
+        return [
+            "prune", *model, "--method", self.method, *sparsity, "--data", data, "--seed", str(self.seed), "--epochs",
+            str(self.epochs), *(SCRATCH if self.start == "scratch" else ON), *self.extra,
+        ]  # fmt: skip
+
+
+def cells() -> Iterator[Cell]:
+    """What is run, the most wanted first."""
+    yield Cell("dense", "dense", "scratch", 0, 0, EPOCHS)
+    for seed in (0, 1):
+        for sparsity in (0.9, 0.8, 0.95):
+            yield from _study(sparsity, seed)
+        yield from _others(seed)
+    yield Cell("dense", "dense", "scratch", 0, 1, EPOCHS)
+
+
+def _study(sparsity: float, seed: int) -> Iterator[Cell]:
+    """The six methods of the study."""
+    percent = f"{100 * sparsity:g}"
+    for method in ("acdc", "rigl", "str"):
+        yield Cell(f"{method}-{percent}", method, "scratch", sparsity, seed, EPOCHS)
+    for method in ("gmp", "woodfisher"):
+        yield Cell(f"{method}-{percent}", method, "dense", sparsity, seed, EPOCHS)
+    rounds = {0.8: 8, 0.9: 11, 0.95: 14}[sparsity]
+    yield Cell(f"lth-t-{percent}", "lth-t", "dense", sparsity, seed, rounds * -(-EPOCHS // rounds))
+
+
+def _others(seed: int) -> Iterator[Cell]:
+    """All other methods at 90 %, each with what its family has."""
+    for method in ("random", "st3", "set", "snfs", "topkast", "cram", "l1", "snip", "grasp", "synflow"):
+        extra = ("--option", "allocation=erk") if method == "random" else ()
+        yield Cell(f"{method}-90", method, "scratch", 0.9, seed, EPOCHS, extra)
+    yield Cell(
+        "gmp-scratch-90",
+        "gmp",
+        "scratch",
+        0.9,
+        seed,
+        EPOCHS,
+        ("--option", "schedule.start=0.2", "--option", "schedule.end=0.79"),
+    )
+    yield Cell("rigl-3x-90", "rigl", "scratch", 0.9, seed, 3 * EPOCHS)
+    yield Cell("lth-90", "lth", "scratch", 0.9, seed, 36)
+    for method in ("random", "magnitude", "mfac", "obert", "cap", "exact-obs", "sparsegpt", "wanda"):
+        yield Cell(f"{method}-on-90", method, "dense", 0.9, seed, EPOCHS)
+
+
+def done() -> dict[str, dict[str, str]]:
+    if not ROWS.exists():
+        return {}
+    with ROWS.open() as file:
+        return {row["cell"]: row for row in csv.DictReader(file)}
+
+
+def record(row: dict[str, object]) -> None:
+    """Append a line, and put it on the disk."""
+    new = not ROWS.exists()
+    with ROWS.open("a", newline="") as file:
+        writer = csv.DictWriter(file, FIELDS)
+        if new:
+            writer.writeheader()
+        writer.writerow(row)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def make(cell: Cell, data: str, out: Path, deadline: float) -> str:
+    """Do one run to its end, or to the deadline. Says in a word how it went."""
+    command = cell.command(data)
+    log, spent = out / f"{cell.key}.log", out / f"{cell.key}.cpu"
+    out.mkdir(parents=True, exist_ok=True)
+    with log.open("a") as errors, (out / f"{cell.key}.json").open("w") as answer:
+        child = subprocess.Popen(
+            [sys.executable, "-m", "budwood", *command, "--out", str(out / "runs"), "--json"],
+            stdout=answer, stderr=errors, env=os.environ | {"OMP_NUM_THREADS": "1"}, start_new_session=True,
+        )  # fmt: skip
+        while child.poll() is None and time.time() < deadline:
+            found, status, used = os.wait4(child.pid, os.WNOHANG)
+            if found:
+                child.returncode = os.waitstatus_to_exitcode(status)
+                break
+            time.sleep(0.5)
+        else:
+            os.killpg(child.pid, signal.SIGINT)
+            _, status, used = os.wait4(child.pid, 0)
+            child.returncode = os.waitstatus_to_exitcode(status)
+    before = float(spent.read_text()) if spent.exists() else 0.0
+    spent.write_text(str(before + used.ru_utime + used.ru_stime))
+    if child.returncode == 130:
+        return "stopped"
+    if child.returncode:
+        return f"failed ({child.returncode}), see {log}"
+    write_row(cell, out, used)
+    return "done"
+
+
+def write_row(cell: Cell, out: Path, used: resource.struct_rusage) -> None:
+    result = json.loads((out / f"{cell.key}.json").read_text())
+    checkpoint = out / "runs" / result["run_id"] / "checkpoint.safetensors"
+    keep = cell.seed == 0 and (cell.name == "dense" or cell.sparsity)
+    if keep:
+        CHECKPOINTS.mkdir(exist_ok=True)
+        shutil.copyfile(checkpoint, CHECKPOINTS / f"{cell.key}.safetensors")
+    record(
+        {
+            "cell": cell.key,
+            "method": cell.method,
+            "start": cell.start,
+            "sparsity": cell.sparsity,
+            "seed": cell.seed,
+            "epochs": cell.epochs,
+            "density": f"{1 - result['measured_sparsity']:.6f}",
+            "val_top1": f"{result['val_top1']:.6f}",
+            "test_top1": f"{result['test_top1']:.6f}",
+            "cpu_seconds": round(float((out / f"{cell.key}.cpu").read_text())),
+            "peak_mb": used.ru_maxrss // 1024,
+            "run_id": result["run_id"],
+            "mask_digest": result["mask_digest"],
+            "command": " ".join(["budwood", *cell.command("TINYIMAGENET100")]),
+        }
+    )
+
+
+def train(data: str, out: Path, minutes: float, only: str) -> None:
+    """Two runs at a time until all are done or the time is up."""
+    deadline = time.time() + 60 * minutes
+    waiting = [cell for cell in cells() if cell.key not in done() and only in cell.key]
+    first = [cell for cell in waiting if cell.start == "dense"]
+    if first and not DENSE.exists():
+        print(f"dense-s0: {make(next(cells()), data, out, deadline)}", flush=True)
+        waiting = [cell for cell in waiting if cell.key != "dense-s0"]
+
+    def one(cell: Cell) -> None:
+        if time.time() > deadline - 60:
+            return
+        start = time.time()
+        print(f"{cell.key}: {make(cell, data, out, deadline)}, {time.time() - start:.0f} s", flush=True)
+
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(one, waiting))
+    print(f"{len(done())} of {len(list(cells()))} runs are in {ROWS}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("data", help="folder of tinyimagenet100")
+    parser.add_argument("--minutes", type=float, default=150)
+    parser.add_argument("--out", type=Path, default=Path("runs/methods"))
+    parser.add_argument("--only", default="", help="runs whose name holds this")
+    arguments = parser.parse_args()
+    os.chdir(HERE.parents[2])
+    train(arguments.data, arguments.out.resolve(), arguments.minutes, arguments.only)
+
+
+if __name__ == "__main__":
+    main()

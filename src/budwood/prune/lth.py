@@ -1,0 +1,197 @@
+"""Lottery tickets by iterative magnitude pruning with rewinding (Frankle & Carbin 2019; Frankle et al. 2020): train,
+prune a fifth of the weights that are left, set the others back to what they were, train again, and so on.
+
+A run is all of these trainings, one after the other, each with the whole schedule of the learning rate. Between two
+of them lies the first step of the later one, in which no gradient is applied.
+"""
+
+import copy
+import math
+from collections.abc import Callable, Mapping
+from typing import Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from ..core.errors import UserError
+from ..core.mask import Mask
+from ..core.pruner import Plan, Pruner, Settings, Tags
+from ..core.registry import methods
+from ..core.spec import Recipe
+from .allocation import mask_by_score
+from .score import magnitude
+from .scored import LayerOptions, participants
+
+
+def levels(sparsity: float, share: float) -> list[float]:
+    """The sparsity after each round that prunes `share` of what is left; the last is `sparsity` itself. Sparsities are
+    written with a few digits (0.893 is ten rounds of a fifth), so what a twentieth of a round misses makes no other.
+    """
+    if sparsity <= 0:
+        return []
+    rounds = max(1, math.ceil(math.log(1 - sparsity) / math.log(1 - share) - 0.05))
+    return [1 - (1 - share) ** k for k in range(1, rounds)] + [sparsity]
+
+
+class RoundOptions(LayerOptions):
+    share: float = Field(0.2, gt=0, lt=1)
+    """How much of what is left goes in a round."""
+
+
+class TicketOptions(RoundOptions):
+    rewind_epoch: int = Field(0, ge=0)
+    """Back to the weights after so many epochs of the first training; 0 for those that the network comes with."""
+    control: Literal["none", "random-mask", "random-reinit"] = "none"
+    """What the last training has in place of the ticket: as many weights of each layer at random places, or the
+    ticket's places with weights that are drawn anew."""
+
+
+class Rounds(Pruner):
+    """Trainings one after the other, the weights rewound between them."""
+
+    Options = RoundOptions
+
+    def layers(self, model: nn.Module, mask: Mask) -> list[str]:
+        return participants(model, mask, self.options)
+
+    def start(self, model: nn.Module, mask: Mask, plan: Plan) -> Mask:
+        self.pruned(model, mask, self.sparsity)  # what cannot be reached is refused now and not after the last round
+        already = mask.restricted(self.layers(model, mask)).sparsity
+        self.levels_ = [max(level, already) for level in levels(self.sparsity, self.options.share)]
+        self.length_ = plan.steps // self.cycles(plan)
+        self.first_ = {name: value.detach().clone() for name, value in model.state_dict().items()}
+        self.next_ = 0
+        return mask
+
+    def pruned(self, model: nn.Module, mask: Mask, sparsity: float) -> Mask:
+        """By the size of the weights of now."""
+        return mask_by_score(magnitude(model, self.layers(model, mask)), mask, sparsity, self.options.allocation)
+
+    def ticket(self, model: nn.Module, mask: Mask, done: int) -> Mask:
+        """What the training `done` (1 for the second) starts from: prunes and rewinds."""
+        raise NotImplementedError
+
+    @torch.no_grad()
+    def rewind(self, model: nn.Module, found: Mask) -> None:
+        """Every parameter and buffer as it was first, and zero where it is pruned."""
+        model.load_state_dict(self.first_)
+        found.apply_(model)
+
+    def _begins(self, step: int) -> int:
+        """The training (0-based) that begins at `step`; 0 where none but the first does."""
+        return 0 if step % self.length_ else step // self.length_
+
+    def update(self, model: nn.Module, mask: Mask, step: int, batch: tuple[Tensor, Tensor]) -> Mask:
+        self.next_ = step + 1
+        done = self._begins(step)
+        return self.ticket(model, mask, done) if done else mask
+
+    def resets_momentum(self, step: int) -> bool:
+        return self._begins(step) > 0
+
+    def applies_gradient(self, step: int) -> bool:
+        """Not in a step between two trainings: its gradient is that of the weights before they were rewound."""
+        return self._begins(step) == 0
+
+    def state(self) -> dict[str, Tensor]:
+        return {"next": torch.tensor(self.next_)}
+
+    def load_state(self, state: Mapping[str, Tensor]) -> None:
+        self.next_ = int(state["next"])
+
+
+@methods.register("lth")
+class LTH(Rounds):
+    """As many rounds as the sparsity takes, and a training of the ticket that they find."""
+
+    tags = Tags(family="lottery-ticket", paper="Frankle & Carbin 2019", gradual=True, at_once=False, edits_weights=True)
+    Options = TicketOptions
+    brief = {"share": 0.34}
+    cost = (
+        "a whole training for each round and one more, 11 to 90 % where a fifth goes each time; one further copy of "
+        "the network, 0.1 GB for ResNet-50"
+    )
+    papers = {
+        "imagenet": Settings(
+            model="torchvision:resnet50 --from-scratch",
+            source="facebookresearch/open_lth, models/imagenet_resnet.py and pruning/sparse_global.py",
+            recipe=Recipe(
+                epochs=12 * 90, batch_size=1024, lr=0.4, momentum=0.9, weight_decay=1e-4, warmup_epochs=5,
+                schedule="step", milestones=(30, 60, 80), gamma=0.1, select="last",
+            ),
+            options={"share": 0.2},
+            notes=(
+                "12 trainings of 90 epochs each, as many as 90 % takes",
+                "they rewind to a step k, and train from there on with the schedule's rest; here, with rewind_epoch, "
+                "the schedule starts over",
+            ),
+        ),
+    }  # fmt: skip
+
+    def cycles(self, plan: Plan) -> int:
+        return len(levels(self.sparsity, self.options.share)) + 1
+
+    def start(self, model: nn.Module, mask: Mask, plan: Plan) -> Mask:
+        self.epochs_ = plan.epochs // self.cycles(plan)
+        if self.options.rewind_epoch and self.options.rewind_epoch >= self.epochs_:
+            raise UserError(
+                f"each training has {self.epochs_} epochs, so the weights cannot go back to those after "
+                f"{self.options.rewind_epoch}; lower rewind_epoch, or set --epochs higher"
+            )
+        self.keep_at_ = self.options.rewind_epoch * plan.steps_per_epoch
+        self.given_, self.seed_ = mask, plan.seed
+        return super().start(model, mask, plan)
+
+    def settled(self, step: int) -> bool:
+        return step >= len(self.levels_) * self.length_
+
+    def backward(self, model: nn.Module, mask: Mask, closure: Callable[[], Tensor]) -> Tensor:
+        """Before the pass, which moves the statistics of batch norm: what to rewind to is kept, if this is the time."""
+        if self.keep_at_ and self.next_ == self.keep_at_:
+            self.first_ = {name: value.detach().clone() for name, value in model.state_dict().items()}
+        return closure()
+
+    def ticket(self, model: nn.Module, mask: Mask, done: int) -> Mask:
+        found = self.pruned(model, mask, self.levels_[done - 1])
+        control = self.options.control if done == len(self.levels_) else "none"
+        if control == "random-mask":
+            found = shuffled(found, self.given_, self.seed_)
+        self.rewind(model, found)
+        if control == "random-reinit":
+            reinitialise_(model, self.seed_)
+            found.apply_(model)
+        return found
+
+    def state(self) -> dict[str, Tensor]:
+        kept = self.first_ if self.keep_at_ and self.next_ > self.keep_at_ else {}
+        return super().state() | {f"first.{name}": value for name, value in kept.items()}
+
+    def load_state(self, state: Mapping[str, Tensor]) -> None:
+        super().load_state(state)
+        for name, first in self.first_.items():
+            self.first_[name] = state.get(f"first.{name}", first).to(first.device)
+
+
+def shuffled(found: Mask, given: Mask, seed: int) -> Mask:
+    """As many weights of each layer as in `found`, at random among those that `given` keeps."""
+    random = torch.Generator().manual_seed(seed)
+    entries = {}
+    for name, count in found.counts().items():
+        places = given[name].flatten().nonzero().flatten()
+        entry = torch.zeros(given[name].numel(), dtype=torch.bool)
+        entry[places[torch.randperm(len(places), generator=random)[:count]]] = True
+        entries[name] = entry.reshape(given[name].shape)
+    return Mask(entries)
+
+
+@torch.no_grad()
+def reinitialise_(model: nn.Module, seed: int) -> None:
+    """Every layer as its own `reset_parameters` draws it, from `seed` alone."""
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed * 1_000_003 + 1)  # the network may have been drawn from `seed` itself
+        for layer in model.modules():
+            if callable(getattr(layer, "reset_parameters", None)):
+                fresh = copy.deepcopy(layer).cpu()  # the same numbers wherever the network is
+                fresh.reset_parameters()
+                layer.load_state_dict(fresh.state_dict())

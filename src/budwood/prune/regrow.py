@@ -1,0 +1,117 @@
+"""Drop and grow: what RigL, SET and SNFS share. From time to time every layer drops its smallest weights and grows as
+many others; the methods differ in which."""
+
+import math
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from ..core.mask import Mask
+from ..core.pruner import Plan, Pruner
+from ..core.spec import Recipe
+from .allocation import Allocation, mask_by_score
+from .score import magnitude
+from .scored import LayerOptions, participants
+
+IMAGENET = Recipe(
+    epochs=102, batch_size=4096, lr=1.6, momentum=0.9, weight_decay=1e-4, schedule="step", milestones=(30, 70, 90),
+    label_smoothing=0.1, select="last",
+)  # fmt: skip
+"""How google-research/rigl trains ResNet-50: 32,000 steps."""
+IMAGENET_NOTES = (
+    "with Nesterov momentum there",
+    "25,000 of 32,000 steps with moves, of which this is the share; a last, smaller batch makes an epoch one step "
+    "longer here",
+)
+UNIFORM = {"allocation": "uniform", "keep_dense": ["first"], "end": 0.78125}
+ERK = {"allocation": "erk", "end": 0.78125}
+
+
+class RegrowOptions(LayerOptions):
+    allocation: Allocation = "erk"
+    """How the sparsity is shared among the layers at the start."""
+    initial: Literal["random", "magnitude"] = "random"
+    """Which weights there are at the start: any, as the authors have it, who train from scratch; or the largest, which
+    a network that has been trained before should keep."""
+    alpha: float = Field(0.3, gt=0, lt=1)
+    """Share of a layer's weights that is replaced at the first move; along a cosine it falls to 0."""
+    every: int = Field(100, ge=1)
+    """Steps between two moves. The first is at step 0."""
+    end: float = Field(0.75, gt=0, le=1)
+    """Share of the training after which no weight moves."""
+
+
+class Regrow(Pruner):
+    """A method says what a pruned weight promises (`promises`); the highest are grown.
+
+    What was just dropped may be grown again and then keeps its value; other weights come in at zero. Ties go to the
+    weight that comes first (the authors add noise of 1e-5 to the magnitudes). A network that is sparse already keeps
+    zeros at the start, no more: which weights it has may change all over the layer, as in a training gone on with.
+    """
+
+    Options = RegrowOptions
+
+    def layers(self, model: nn.Module, mask: Mask) -> list[str]:
+        return participants(model, mask, self.options)
+
+    def start(self, model: nn.Module, mask: Mask, plan: Plan) -> Mask:
+        self.plan_ = plan
+        scores = magnitude(model, self.layers(model, mask))
+        if self.options.initial == "random":
+            scores = self.chances(scores, 0)
+        return mask_by_score(scores, mask, self.sparsity, self.options.allocation)
+
+    def chances(self, like: Mapping[str, Tensor], salt: int) -> dict[str, Tensor]:
+        """Name -> random numbers in the tensor's shape, other ones for every seed and salt."""
+        random = torch.Generator().manual_seed(self.plan_.seed * 1_000_003 + salt)
+        return {name: torch.rand(tensor.shape, generator=random) for name, tensor in like.items()}
+
+    @property
+    def end(self) -> float:
+        """The step from which on nothing moves."""
+        return float(self.options.end * self.plan_.steps)
+
+    def moves(self, step: int) -> bool:
+        return step < self.end and step % self.options.every == 0
+
+    def share(self, step: int) -> float:
+        """Of a layer's weights that are dropped at `step`."""
+        return float(self.options.alpha / 2 * (1 + math.cos(math.pi * step / self.end)))
+
+    def update(self, model: nn.Module, mask: Mask, step: int, batch: tuple[Tensor, Tensor]) -> Mask:
+        return self.moved(model, mask, step) if self.moves(step) else mask
+
+    def moved(self, model: nn.Module, mask: Mask, step: int) -> Mask:
+        """The mask after the drop and the growth at `step`."""
+        names = self.layers(model, mask)
+        kept, sizes = mask.restricted(names).counts(), magnitude(model, names)
+        dropped = {name: int(self.share(step) * kept[name]) for name in names}
+        stay = {name: highest(name, sizes[name], mask[name], kept[name] - dropped[name]) for name in names}
+        grown, promises = self.grown(mask, dropped), self.promises(model, names, step)
+        come = {name: highest(name, promises[name], ~stay[name], grown[name]) for name in names}
+        found = Mask(dict(mask) | {name: stay[name] | come[name] for name in names})
+        return mask if found == mask else found
+
+    def promises(self, model: nn.Module, names: list[str], step: int) -> dict[str, Tensor]:
+        """Name -> how much each weight that is not kept promises."""
+        raise NotImplementedError
+
+    def grown(self, mask: Mask, dropped: Mapping[str, int]) -> Mapping[str, int]:
+        """Name -> how many weights to grow, of as many in all as `dropped` says that go."""
+        return dropped
+
+
+def highest(name: str, scores: Tensor, among: Tensor, count: int) -> Tensor:
+    """True at the `count` highest scores where `among` is True; of equal ones the first. UserError where a score is
+    not finite."""
+    found = mask_by_score({name: scores}, Mask({name: among}), 1 - count / scores.numel(), "global")
+    return found[name]
+
+
+def gradient(model: nn.Module, name: str) -> Tensor:
+    """A parameter's gradient; zeros where the loss does not depend on it."""
+    parameter: Any = model.get_parameter(name)
+    return torch.zeros_like(parameter) if parameter.grad is None else parameter.grad.detach()

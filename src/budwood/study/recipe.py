@@ -1,0 +1,69 @@
+"""A method's settings as a TOML file: written with a word on each, read with every one checked."""
+
+import json
+import tomllib
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from ..core.errors import UserError
+from ..core.spec import Recipe
+
+HEAD = ("recipe", "head")
+"""Counts in a transfer alone."""
+
+
+class RecipeFile(BaseModel):
+    """What such a file holds. `option` is checked by the method itself."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    method: str
+    sparsity: float | None = Field(None, ge=0, lt=1)
+    recipe: Recipe = Recipe()
+    option: dict[str, Any] = {}
+
+
+def read(path: Path) -> RecipeFile:
+    """Raises UserError in one line where the file is missing, no TOML, or has a setting that is unknown or wrong."""
+    try:
+        return RecipeFile.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
+    except OSError as error:
+        raise UserError(f"cannot read the recipe {path}: {error.strerror}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} is no TOML: {error}") from None
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"]) or "recipe"
+        raise UserError(f"{path}: {where}: {first['msg'].removeprefix('Value error, ')}") from None
+
+
+def merged(file: RecipeFile, given: Recipe) -> Recipe:
+    """The file's settings, but where the command line gave another."""
+    over = {name: getattr(given, name) for name in given.model_fields_set}
+    return Recipe.model_validate(file.recipe.model_dump() | over)
+
+
+def write(file: RecipeFile, options: BaseModel) -> str:
+    """The file's text: every setting of the method and of the training, after a comment that says what it is."""
+    lines = [f"method = {json.dumps(file.method)}"]
+    if file.sparsity is not None:
+        lines.append(f"sparsity = {file.sparsity:g}")
+    lines += _table("option", options) + _table("recipe", file.recipe)
+    return "\n".join(lines) + "\n"
+
+
+def _table(name: str, model: BaseModel) -> list[str]:
+    fields = type(model).model_fields
+    values = {key: getattr(model, key) for key in fields}
+    plain = [key for key in fields if not isinstance(values[key], BaseModel) and (name, key) != HEAD]
+    lines = ["", f"[{name}]"] if plain else []
+    for key in plain:
+        if text := fields[key].description:
+            lines.append(f"# {' '.join(text.split())}")
+        value = model.model_dump(mode="json")[key]
+        lines.append(f"# {key} = (not set)" if value is None else f"{key} = {json.dumps(value)}")
+    for key in fields:
+        if isinstance(values[key], BaseModel):
+            lines += _table(f"{name}.{key}", values[key])
+    return lines

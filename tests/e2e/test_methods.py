@@ -1,0 +1,109 @@
+"""`budwood prune` with every method: a checkpoint that verifies; a killed run goes on and ends as one that was not."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from budwood.core.checkpoint import Checkpoint
+from budwood.core.registry import methods
+
+from .conftest import surroundings
+
+ENTRY = "import sys; from budwood.cli import main; main(sys.argv[1:])"
+
+
+def words(name: str, place: Path, *extra: str) -> list[str]:
+    """The command, with as much training as the method needs; the options that make it brief are kept."""
+    kind = methods.get(name)
+    options = [
+        word
+        for key, value in kind.brief.items()
+        for inner, part in ({key: value} if not isinstance(value, dict) else _flat(key, value)).items()
+        for word in ("--option", f"{inner}={json.dumps(part)}")
+    ]
+    sparsity = [] if kind.tags.density == "given" else ["--sparsity", "0.7"]
+    return [
+        "prune", "py:toynet.small", "--method", name, *sparsity, *options, "--workers", "0",
+        *(extra or ("--data", str(place / "shapes"), "--epochs", "8", "--batch-size", "6")),
+    ]  # fmt: skip
+
+
+def _flat(prefix: str, values: dict[str, Any]) -> dict[str, Any]:
+    return {f"{prefix}.{key}": value for key, value in values.items()}
+
+
+@pytest.mark.parametrize("name", methods.names())
+def test_prune_verify_and_show(name: str, budwood: Any, place: Path, tmp_path: Path) -> None:
+    said = budwood(*words(name, place))
+    assert said.code == 0, said
+    checkpoint = Path(said.out.strip())
+    stored = Checkpoint.load(checkpoint)
+    tags = methods.get(name).tags
+    asked = ["--sparsity", f"{stored.mask.sparsity:.4f}"]
+    assert budwood("verify", checkpoint, *asked).code == 0
+    if tags.density == "exact":  # over the layers that take part, which the contract looks at
+        assert 0.55 < stored.mask.sparsity < 0.71 and stored.lineage.method == name
+    assert budwood(*words(name, place)).out == said.out, "a finished run is not done again"
+    assert not list(tmp_path.glob("runs/*/state.safetensors")) and not list(tmp_path.glob("runs/*/scratch/*"))
+
+
+@pytest.mark.parametrize("name", [name for name in methods if methods.get(name).tags.at_once])
+def test_at_once_with_and_without_images(name: str, budwood: Any, place: Path) -> None:
+    tags = methods.get(name).tags
+    if tags.density == "given":
+        said = budwood(*words(name, place, "--seed", "0"))
+        assert said.code == 2 and "prunes nothing" in said.err
+        return
+    said = budwood(*words(name, place, "--calibration", str(place / "shapes")))
+    if tags.gradual and tags.data == "none":
+        assert said.code == 2 and "prunes while it trains" in said.err
+        return
+    assert said.code == 0, said
+    assert 0.55 < Checkpoint.load(Path(said.out.strip())).mask.sparsity < 0.71
+    without = budwood(*words(name, place, "--seed", "1"))
+    if tags.data == "none":
+        assert without.code == 0
+    else:
+        assert without.code == 2 and "looks at images: add --calibration" in without.err
+
+
+@pytest.mark.parametrize("name", [name for name in methods if not methods.get(name).tags.at_once])
+def test_methods_that_train_say_so(name: str, budwood: Any, place: Path) -> None:
+    said = budwood(*words(name, place, "--seed", "0"))
+    assert said.code == 2 and f"{name} prunes while it trains: give --data" in said.err and len(said.lines) == 1
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=[] if name in ("rigl", "woodfisher", "lth") else pytest.mark.slow)
+        for name in methods
+        if methods.get(name).tags.gradual
+    ],
+)
+def test_killed_and_gone_on_with(name: str, budwood: Callable[..., Any], place: Path, tmp_path: Path) -> None:
+    """kill -9 once the run has saved its state; the same command then ends in the bits of a run that was left alone."""
+    command = [*words(name, place), "--out", "killed"]
+    child = subprocess.Popen(
+        [sys.executable, "-c", ENTRY, *command], cwd=tmp_path, env=surroundings(place) | {"OMP_NUM_THREADS": "1"},
+        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    deadline = time.monotonic() + 120
+    while not list(tmp_path.glob("killed/*/state.safetensors")) and child.poll() is None:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    child.send_signal(signal.SIGKILL)
+    child.wait()
+    gone_on, alone = budwood(*command), budwood(*words(name, place), "--out", "alone")
+    assert gone_on.code == 0 and alone.code == 0, (gone_on, alone)
+    one, other = (Checkpoint.load(tmp_path / said.out.strip()) for said in (gone_on, alone))
+    assert one.digest() == other.digest()
+    assert not list(tmp_path.glob("killed/*/state.safetensors")) and os.listdir(tmp_path / "killed")

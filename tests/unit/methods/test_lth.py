@@ -1,0 +1,223 @@
+"""Lottery tickets (Frankle & Carbin 2019): rounds of training, pruning and rewinding in one run."""
+
+import copy
+import itertools
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from budwood.core.errors import UserError
+from budwood.core.mask import Mask
+from budwood.core.pruner import Plan, Pruner
+from budwood.models.network import prunable
+from budwood.prune.allocation import mask_by_score
+from budwood.prune.lth import LTH, TicketOptions, levels, shuffled
+from budwood.prune.score import magnitude
+from budwood.testing.pruners import RECIPE, sparse_mask, toy_data, toy_network
+from budwood.train.fit import Fit
+from budwood.train.optim import learning_rate
+
+TABLE = {7: 79.0, 8: 83.2, 10: 89.3, 11: 91.4, 13: 94.5, 14: 95.6}
+"""Rounds of a fifth each -> sparsity in percent (Chen et al. 2021)."""
+
+
+def test_levels_are_the_papers() -> None:
+    for rounds in range(1, 19):
+        found = levels(1 - 0.8**rounds, 0.2)
+        assert found == pytest.approx([1 - 0.8**k for k in range(1, rounds + 1)], abs=1e-12)
+    for rounds, percent in TABLE.items():
+        found = levels(percent / 100, 0.2)
+        assert len(found) == rounds and found[-1] == percent / 100, "also from the rounded figure"
+        assert round(100 * (1 - 0.8**rounds), 1) == percent
+
+
+def test_the_last_round_is_cut_to_the_sparsity_asked_for() -> None:
+    assert levels(0.9, 0.2) == [*[pytest.approx(1 - 0.8**k) for k in range(1, 11)], 0.9]
+    assert levels(0.5, 0.5) == [0.5] and levels(0.6, 0.5) == [0.5, 0.6] and levels(0.01, 0.2) == [0.01]
+    assert levels(0.0, 0.2) == []
+    assert LTH(0.9).cycles(Plan(1, 1)) == 12, "eleven rounds, and the training of the ticket"
+
+
+class Watched(LTH):
+    """Notes the network before and after each pass and update, and what the loop asks."""
+
+    def start(self, model: nn.Module, mask: Mask, plan: Plan) -> Mask:
+        self.before: list[dict[str, Tensor]] = []
+        self.trained: dict[int, dict[str, Tensor]] = {}
+        self.tickets: dict[int, dict[str, Tensor]] = {}
+        self.masks: list[Mask] = []
+        return super().start(model, mask, plan)
+
+    def backward(self, model: nn.Module, mask: Mask, closure: Any) -> Tensor:
+        self.before.append(copy.deepcopy(model.state_dict()))
+        return super().backward(model, mask, closure)
+
+    def update(self, model: nn.Module, mask: Mask, step: int, batch: tuple[Tensor, Tensor]) -> Mask:
+        trained = copy.deepcopy(model.state_dict())
+        found = super().update(model, mask, step, batch)
+        if found is not mask:
+            self.trained[step], self.tickets[step] = trained, copy.deepcopy(model.state_dict())
+        self.masks.append(found)
+        return found
+
+
+def trained(sparsity: float = 0.7, pruner: Pruner | None = None, **options: Any) -> tuple[Any, Fit, Any]:
+    """Three rounds and a last training, of one epoch (four steps) each."""
+    model, data = toy_network(), toy_data()
+    pruner = Watched(sparsity, TicketOptions(**{"share": 0.34} | options)) if pruner is None else pruner
+    fit = Fit(model, pruner, Mask.ones(prunable(model, head=True)), data, data, RECIPE)
+    return pruner, fit, fit.run()
+
+
+def test_each_round_prunes_by_the_trained_weights_and_rewinds_everything() -> None:
+    pruner, fit, fitted = trained()
+    first = toy_network().state_dict()
+    assert list(pruner.tickets) == [4, 8, 12]
+    masks = [Mask.ones(prunable(toy_network(), head=True)), *(pruner.masks[step] for step in (4, 8, 12))]
+    for k, (step, earlier, later) in enumerate(zip((4, 8, 12), masks, masks[1:], strict=False)):
+        wanted = (0.34, 1 - 0.66**2, 0.7)[k]
+        assert later.total - later.kept == round(wanted * later.total)
+        sizes = {name: pruner.before[step][name].abs() for name in earlier}
+        assert later == mask_by_score(sizes, earlier, wanted, "global"), "the weights that the training left"
+        untrained = {name: first[name].abs() for name in earlier}
+        assert later != mask_by_score(untrained, earlier, wanted, "global"), "and not those of the start"
+        for name, value in pruner.tickets[step].items():
+            kept = later.get(name)
+            assert torch.equal(value, first[name] if kept is None else first[name] * kept), (
+                f"{name}: statistics, biases and scales go back as well"
+            )
+        assert not torch.equal(pruner.trained[step]["1.running_mean"], first["1.running_mean"])
+    assert fitted.mask == masks[-1] and fitted.mask.holds(fit.model)
+
+
+def test_no_gradient_at_a_rewinding_and_momentum_starts_over() -> None:
+    pruner, fit, _ = trained()
+    for step in range(16):
+        between = step in (4, 8, 12)
+        assert pruner.applies_gradient(step) == (not between) and pruner.resets_momentum(step) == between
+    for step in (4, 8, 12):
+        for name, value in pruner.before[step + 1].items():
+            assert torch.equal(value, pruner.tickets[step][name]), "the step that rewinds changes nothing more"
+    momentum = fit.optimizer.state[fit.model.get_parameter("8.weight")]["momentum_buffer"]
+    assert int((momentum == 0).sum()) >= int((~fit.mask["8.weight"]).sum())
+
+
+def test_the_learning_rate_starts_over_with_each_training() -> None:
+    _, fit, _ = trained()
+    rates = [learning_rate(RECIPE, step, 4, fit.cycles) for step in range(16)]
+    assert fit.cycles == 4 and rates[:4] * 4 == rates and rates[0] > rates[3]
+
+
+def test_epochs_must_divide() -> None:
+    model, data = toy_network(), toy_data()
+    fit = Fit(model, LTH(0.9), Mask.ones(prunable(model, head=True)), data, data, RECIPE)
+    with pytest.raises(UserError, match="multiple of 12"):
+        fit.run()
+
+
+def test_late_rewinding_goes_back_to_the_weights_after_so_many_epochs() -> None:
+    """Two trainings of two epochs: at step 8 all is as it was before step 4, without the statistics of its batch."""
+    pruner, _, _ = trained(sparsity=0.5, share=0.5, rewind_epoch=1)
+    assert list(pruner.tickets) == [8]
+    found = pruner.masks[8]
+    for name, value in pruner.tickets[8].items():
+        then = pruner.before[4][name]
+        assert torch.equal(value, then * found[name] if name in found else then)
+    assert not torch.equal(pruner.before[4]["8.weight"], toy_network().state_dict()["8.weight"])
+    with pytest.raises(UserError, match="rewind_epoch"):
+        trained(sparsity=0.5, share=0.5, rewind_epoch=2)
+
+
+def test_random_mask_control() -> None:
+    plain, _, ticket = trained()
+    control, _, fitted = trained(control="random-mask")
+    assert plain.masks[:12] == control.masks[:12], "the rounds before are the same"
+    assert fitted.mask.counts() == ticket.mask.counts() and fitted.mask != ticket.mask
+    first = toy_network().state_dict()
+    for name in fitted.mask:
+        assert torch.equal(control.tickets[12][name], first[name] * fitted.mask[name])
+
+
+def test_random_places_are_among_those_that_were_given() -> None:
+    given = sparse_mask(Mask.ones(prunable(toy_network(), head=True)))
+    found = mask_by_score({n: torch.rand(k.shape) for n, k in given.items()}, given, 0.7, "global")
+    moved, again, other = (shuffled(found, given, seed) for seed in (0, 0, 1))
+    assert moved == again != other and moved.counts() == found.counts() and not moved.revived_since(given)
+
+
+def test_random_weights_control() -> None:
+    _, _, ticket = trained()
+    control, _, fitted = trained(control="random-reinit")
+    assert fitted.mask == ticket.mask, "the ticket's places"
+    first = toy_network().state_dict()
+    for name in fitted.mask:
+        value, kept = control.tickets[12][name], fitted.mask[name]
+        assert not value[~kept].any() and not (value == first[name])[kept].any(), "other weights, of seed 0 again"
+    assert torch.equal(control.tickets[12]["1.running_mean"], torch.zeros(8))
+    again, _, _ = trained(control="random-reinit")
+    assert all(torch.equal(v, again.tickets[12][n]) for n, v in control.tickets[12].items()), "from the seed alone"
+
+
+def test_reinitialising_leaves_the_global_random_numbers_alone() -> None:
+    pruner = LTH(0.5, TicketOptions(share=0.5, control="random-reinit"))
+    model = toy_network()
+    mask = pruner.start(model, Mask.ones(prunable(model, head=True)), Plan(2, 4))
+    before = torch.get_rng_state()
+    pruner.update(model, mask, 4, (torch.zeros(1), torch.zeros(1)))
+    assert torch.equal(before, torch.get_rng_state())
+
+
+class _Stop(Exception):
+    pass
+
+
+@pytest.mark.parametrize("options", [{}, {"rewind_epoch": 1, "share": 0.5}, {"control": "random-reinit"}])
+def test_gone_on_with_in_every_round(tmp_path: Path, options: dict[str, Any]) -> None:
+    """Stopped after each step in turn, the rest is the same to the last bit."""
+    sparsity = 0.5 if "rewind_epoch" in options else 0.7
+
+    def run(path: Path | None, stop: int | None) -> tuple[Mask, dict[str, Tensor]]:
+        model, data = toy_network(), toy_data()
+        pruner = LTH(sparsity, TicketOptions(**{"share": 0.34} | options))
+        fit = Fit(
+            model, pruner, Mask.ones(prunable(model, head=True)), data, data, RECIPE, state_path=path, save_seconds=-1.0
+        )
+
+        def after(done: int, total: int, loss: float) -> None:
+            if done == stop:
+                raise _Stop
+
+        fit.progress = after
+        return fit.run().mask, model.state_dict()
+
+    mask, weights = run(None, None)
+    for stop in (3, 5, 6, 9, 10, 13, 15):
+        path = tmp_path / f"{stop}.safetensors"
+        with pytest.raises(_Stop):
+            run(path, stop)
+        found, again = run(path, None)
+        assert found == mask and all(torch.equal(w, again[n]) for n, w in weights.items()), f"after {stop} steps"
+
+
+def test_only_the_last_training_may_be_best_and_sparse_networks_go_on() -> None:
+    pruner, _, _ = trained()
+    assert [pruner.settled(step) for step in (0, 4, 11, 12, 15)] == [False, False, False, True, True]
+    model, data = toy_network(), toy_data()
+    sparse = sparse_mask(Mask.ones(prunable(model, head=True)))
+    fit = Fit(model, LTH(0.7, TicketOptions(share=0.34)), sparse, data, data, RECIPE)
+    masks: list[Mask] = []
+    fit.progress = lambda *_: masks.append(fit.mask)
+    fit.run()
+    assert masks[5] == sparse, "a round whose sparsity is there already prunes nothing"
+    assert all(not b.revived_since(a) for a, b in itertools.pairwise(masks))
+    assert masks[-1].total - masks[-1].kept == round(0.7 * masks[-1].total)
+
+
+def test_ticket_is_not_what_magnitude_finds_at_once() -> None:
+    _, _, fitted = trained()
+    model = toy_network()
+    dense = Mask.ones(prunable(model, head=True))
+    assert fitted.mask != mask_by_score(magnitude(model, dense), dense, 0.7, "global")

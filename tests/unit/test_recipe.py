@@ -1,0 +1,74 @@
+"""Recipes as files: every method's can be written, read, and says the same again; the command line counts more."""
+
+import tomllib
+from pathlib import Path
+
+import pytest
+from pydantic import BaseModel
+
+from budwood.core.errors import UserError
+from budwood.core.pruner import Settings
+from budwood.core.registry import methods
+from budwood.core.spec import Recipe
+from budwood.study.recipe import RecipeFile, merged, read, write
+
+CASES: list[tuple[str, Settings | None]] = [
+    (name, settings) for name in methods for settings in (None, *methods.get(name).papers.values())
+]
+
+
+@pytest.mark.parametrize(("name", "settings"), CASES)
+def test_written_and_read(name: str, settings: Settings | None, tmp_path: Path) -> None:
+    kind = methods.get(name)
+    options = kind.Options(**settings.options) if settings else kind.Options()
+    recipe = settings.recipe if settings else Recipe()
+    text = write(RecipeFile(method=name, sparsity=0.5, recipe=recipe), options)
+    (tmp_path / "recipe.toml").write_text(text)
+    back = read(tmp_path / "recipe.toml")
+    assert (back.method, back.sparsity, back.recipe) == (name, 0.5, recipe)
+    assert kind.Options(**back.option) == options
+
+
+@pytest.mark.parametrize("name", methods.names())
+def test_every_option_is_explained_and_every_cost_told(name: str) -> None:
+    kind = methods.get(name)
+
+    def undocumented(model: type[BaseModel]) -> list[str]:
+        inner = [f.annotation for f in model.model_fields.values()]
+        parts = [p for p in inner if isinstance(p, type) and issubclass(p, BaseModel)]
+        own = [n for n, f in model.model_fields.items() if not f.description and f.annotation not in parts]
+        return own + [n for part in parts for n in undocumented(part)]
+
+    assert not undocumented(kind.Options)
+    assert kind.tags.density == "given" or kind.tags.paper or name == "random"
+    if kind.tags.paper and name not in ("magnitude", "l1"):  # these never had a recipe for ImageNet
+        assert kind.papers, "the authors' settings are missing"
+        assert all(settings.source for settings in kind.papers.values())
+        assert kind.cost != "none beyond the training", "what it costs is not told"
+
+
+def test_by_hand(tmp_path: Path) -> None:
+    text = 'method = "gmp"\nsparsity = 0.9\n[option.schedule]\nend = 0.5\n[recipe]\nepochs = 3\nlr = 0.1\n'
+    (tmp_path / "r.toml").write_text(text)
+    found = read(tmp_path / "r.toml")
+    assert found.option == {"schedule": {"end": 0.5}} and found.recipe == Recipe(epochs=3, lr=0.1)
+    assert merged(found, Recipe(lr=0.2)) == Recipe(epochs=3, lr=0.2)
+    assert merged(found, Recipe()) == found.recipe
+    assert tomllib.loads(write(found, methods.get("gmp").Options(**found.option)))["recipe"]["epochs"] == 3
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        ("method = ", "is no TOML"),
+        ('sparsity = 0.5\nmethod = "gmp"\nspeed = 1', "speed: Extra inputs are not permitted"),
+        ('method = "gmp"\nsparsity = 2', "sparsity: Input should be less than 1"),
+        ('method = "gmp"\n[recipe]\nlr = 0', "recipe.lr: Input should be greater than 0"),
+        ('method = "gmp"\n[recipe]\nschedule = "step"', "need each other"),
+        ("sparsity = 0.5", "method: Field required"),
+    ],
+)
+def test_wrong_ones(text: str, complaint: str, tmp_path: Path) -> None:
+    (tmp_path / "r.toml").write_text(text)
+    with pytest.raises(UserError, match="r.toml.*" + complaint):
+        read(tmp_path / "r.toml")
