@@ -93,6 +93,13 @@ def test_blocks_as_a_sorted_list_says(size: int, sparsity: float, seed: int, tie
             assert row.tolist() == [((name, k) in wanted)] * size
 
 
+def test_blocks_miss_the_sparsity_by_less_than_one_in_all_layers_together() -> None:
+    """Twenty layers of 12 weights in blocks of four: each alone would keep 4 of the 6 that are its share."""
+    scores = scores_of([(1, 12)] * 20, 0)
+    found = mask_by_score(scores, Mask.ones(scores), 0.5, "uniform", "1x4")
+    assert 0 <= 120 - found.kept < 4
+
+
 def test_blocks_of_a_sparse_network_hold_what_is_left_of_them() -> None:
     """Blocks (9), (1, 1), (5, 5): pruned to 3 of 6 weights, the first (with one weight left) and the last stay."""
     score = torch.tensor([[9.0, 7, 1, 1, 5, 5]])

@@ -1,6 +1,5 @@
 """`budwood recipe`: the settings of a method as a file, its authors' or the defaults, to edit and to prune by."""
 
-import textwrap
 from typing import Annotated
 
 from cyclopts import App, Parameter
@@ -9,7 +8,7 @@ from ..core.errors import UserError
 from ..core.pruner import Pruner, Settings
 from ..core.registry import methods, nearest
 from ..core.spec import Recipe
-from ..study.recipe import RecipeFile, write
+from ..study.recipe import RecipeFile, comment, write
 
 app = App(name="recipe", help="The settings of a method, its authors' or the defaults, as a file to edit.")
 
@@ -67,4 +66,4 @@ def _head(method: str, kind: type[Pruner], settings: Settings | None) -> str:
             found = ", ".join(f"{top1:g} at {100 * sparsity:g} %" for sparsity, top1 in settings.results.items())
             lines.append(f"Top-1 accuracy that they report, in percent: {found}.")
         lines += [f"{note[0].upper()}{note[1:]}." for note in settings.notes]
-    return "\n".join(textwrap.fill(line, 118, initial_indent="# ", subsequent_indent="#   ") for line in lines)
+    return "\n".join(comment(line) for line in lines)

@@ -127,9 +127,11 @@ def mask_by_score(
             allocation = "global"
     counts = _counts_by_layer(allocation, shapes, sparsity, before, budget)
     entries = {name: mask[name] for name in mask}
+    left = 0  # what a layer keeps too little, as blocks are whole, is for the next
     for names, most in counts:
         if structure.kind == "block":
-            kept = _top_blocks({name: flat[name].reshape(shapes[name]) for name in names}, most, structure.size)
+            kept = _top_blocks({name: flat[name].reshape(shapes[name]) for name in names}, most + left, structure.size)
+            left += most - sum(int(bits.sum()) for bits in kept.values())
         else:
             keep = _top(torch.cat([flat[name] for name in names]), most)
             kept = dict(zip(names, keep.split([flat[name].numel() for name in names]), strict=True))

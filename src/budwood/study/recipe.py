@@ -1,6 +1,7 @@
 """A method's settings as a TOML file: written with a word on each, read with every one checked."""
 
 import json
+import textwrap
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -53,6 +54,11 @@ def write(file: RecipeFile, options: BaseModel) -> str:
     return "\n".join(lines) + "\n"
 
 
+def comment(text: str) -> str:
+    """As comments of at most 118 characters; what goes on is indented."""
+    return textwrap.fill(" ".join(text.split()), 118, initial_indent="# ", subsequent_indent="#   ")
+
+
 def _table(name: str, model: BaseModel) -> list[str]:
     fields = type(model).model_fields
     values = {key: getattr(model, key) for key in fields}
@@ -60,7 +66,7 @@ def _table(name: str, model: BaseModel) -> list[str]:
     lines = ["", f"[{name}]"] if plain else []
     for key in plain:
         if text := fields[key].description:
-            lines.append(f"# {' '.join(text.split())}")
+            lines.append(comment(text))
         value = model.model_dump(mode="json")[key]
         lines.append(f"# {key} = (not set)" if value is None else f"{key} = {json.dumps(value)}")
     for key in fields:

@@ -1,0 +1,85 @@
+"""The tables of docs/results/methods.md out of the rows beside it: python docs/results/methods/tables.py"""
+
+import csv
+import statistics
+from collections import defaultdict
+from pathlib import Path
+
+HERE = Path(__file__).parent
+Row = dict[str, str]
+
+
+def rows(name: str) -> list[Row]:
+    path = HERE / name
+    if not path.exists():
+        return []
+    with path.open() as file:
+        return list(csv.DictReader(file))
+
+
+def spread(values: list[float], digits: int = 1) -> str:
+    """Mean, standard deviation where there are several, and how many."""
+    if not values:
+        return "-"
+    deviation = f" ± {statistics.stdev(values):.{digits}f}" if len(values) > 1 else ""
+    return f"{statistics.mean(values):.{digits}f}{deviation} ({len(values)})"
+
+
+def trained() -> str:
+    """One line a cell of run.py: the best first, within its sparsity."""
+    found: dict[str, list[Row]] = defaultdict(list)
+    for row in rows("rows.csv"):
+        found[row["cell"].rpartition("-s")[0]].append(row)
+    lines = [
+        "| run | method | from | epochs | density, % | test top-1, % | CPU minutes | peak memory, MB |",
+        "|---|" + "---|" * 7,
+    ]
+
+    def order(item: tuple[str, list[Row]]) -> tuple[float, float]:
+        return float(item[1][0]["sparsity"]), -statistics.mean(float(row["test_top1"]) for row in item[1])
+
+    for cell, same in sorted(found.items(), key=order):
+        first = same[0]
+        density = statistics.mean(100 * float(row["density"]) for row in same)
+        accuracy = spread([100 * float(row["test_top1"]) for row in same])
+        minutes = statistics.mean(float(row["cpu_seconds"]) / 60 for row in same)
+        memory = max(int(row["peak_mb"]) for row in same)
+        start = {"scratch": "new weights", "dense": "the dense network"}[first["start"]]
+        facts = [
+            cell,
+            first["method"],
+            start,
+            first["epochs"],
+            f"{density:.2f}",
+            accuracy,
+            f"{minutes:.0f}",
+            str(memory),
+        ]
+        lines.append("| " + " | ".join(facts) + " |")
+    return "\n".join(lines)
+
+
+def at_once() -> str:
+    """Accuracy by method and sparsity, the best at the lowest sparsity first."""
+    found: dict[str, dict[float, list[Row]]] = defaultdict(lambda: defaultdict(list))
+    for row in rows("at_once.csv"):
+        found[row["method"]][float(row["sparsity"])].append(row)
+    levels = sorted({level for cells in found.values() for level in cells})
+    lines = ["| method | " + " | ".join(f"{level:.0%}" for level in levels) + " | seconds | peak memory, MB |"]
+    lines.append("|---|" + "---|" * (len(levels) + 2))
+
+    def order(item: tuple[str, dict[float, list[Row]]]) -> list[float]:
+        return [-statistics.mean([float(row["top1"]) for row in item[1].get(level, [])] or [0]) for level in levels]
+
+    for method, cells in sorted(found.items(), key=order):
+        accuracies = [spread([100 * float(row["top1"]) for row in cells[level]]) for level in levels]
+        every = [row for same in cells.values() for row in same]
+        seconds = statistics.median(float(row["seconds"]) for row in every)
+        memory = max(int(row["peak_mb"]) for row in every)
+        lines.append(f"| {method} | " + " | ".join(accuracies) + f" | {seconds:.0f} | {memory} |")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    print(f"**Trained** (mean ± standard deviation over seeds, their number)\n\n{trained()}\n")
+    print(f"**At once**, top-1 in percent\n\n{at_once()}")
