@@ -55,6 +55,16 @@ def test_prune_verify_and_show(name: str, budwood: Any, place: Path, tmp_path: P
     assert not list(tmp_path.glob("runs/*/state.safetensors")) and not list(tmp_path.glob("runs/*/scratch/*"))
 
 
+@pytest.mark.parametrize("name", ["acdc", "cram", "lth-t", "mfac", "rigl", "st3", "str", "topkast"])
+def test_with_all_that_a_training_can_do(name: str, budwood: Any, place: Path) -> None:
+    """An average of the weights, batches in two parts, bfloat16, smoothed labels: the mask holds at every epoch's end."""
+    extra = ("--ema", "0.5", "--accumulate", "2", "--amp", "--label-smoothing", "0.1", "--epochs", "8")
+    said = budwood(*words(name, place, "--data", str(place / "shapes"), "--batch-size", "6", *extra))
+    assert said.code == 0, said
+    stored = Checkpoint.load(Path(said.out.strip()))
+    assert stored.mask.holds(stored.state) and 0.05 < stored.mask.sparsity < 0.99
+
+
 @pytest.mark.parametrize("name", [name for name in methods if methods.get(name).tags.at_once])
 def test_at_once_with_and_without_images(name: str, budwood: Any, place: Path) -> None:
     tags = methods.get(name).tags

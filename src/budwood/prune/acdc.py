@@ -35,7 +35,7 @@ class ACDCOptions(ScoreOptions):
 
 def compressed(epochs: int, options: ACDCOptions) -> list[bool]:
     """Epoch -> whether the network is compressed in it. Shares of the training are rounded down, to one epoch at
-    least. Raises UserError where the training is too short for one phase of each kind."""
+    least, the last one up. Raises UserError where the training is too short for one phase of each kind."""
     first, phase, last_dense, last_sparse = lengths = _lengths(epochs, options)
     if sum(lengths) > epochs:
         least = next(n for n in itertools.count(epochs) if sum(_lengths(n, options)) <= n)
@@ -48,8 +48,9 @@ def compressed(epochs: int, options: ACDCOptions) -> list[bool]:
 
 
 def _lengths(epochs: int, options: ACDCOptions) -> list[int]:
-    given = {name: getattr(options, name) for name in PERCENT}
-    return [given[name] or max(1, epochs * share // 100) for name, share in PERCENT.items()]
+    shares = {name: max(1, epochs * share // 100) for name, share in PERCENT.items()}
+    shares["last_sparse"] = -(-epochs * PERCENT["last_sparse"] // 100)  # in a short training the end matters most
+    return [getattr(options, name) or share for name, share in shares.items()]
 
 
 @methods.register("acdc")

@@ -59,7 +59,7 @@ class CAP(FisherPruner):
         "resnet50d": Settings(
             model="timm:resnet50d",
             source="IST-DASLab/CAP, research/recipes/gradual_pruning/cap/300ep_resnet50d_sp=0.40_90.yaml",
-            recipe=Recipe(epochs=300, lr=0.2, select="last"),
+            recipe=Recipe(epochs=300, batch_size=128, lr=0.2, momentum=0.9, weight_decay=2e-5, select="last"),
             options={
                 "allocation": "global", "keep_dense": ["first", "classifier"], "gradients": 4096, "batch": 128,
                 "block": 256, "dampening": 1e-8,
@@ -69,20 +69,28 @@ class CAP(FisherPruner):
                 "pruned every 20 epochs there, in straight lines from 40 % to 60 (epoch 40), 75 (100) and 90 (280); "
                 "here at the same epochs along a cubic curve",
                 "its learning rate falls from 0.2 to 0.001 in every 20 epochs anew; here once, as a cosine",
-                "the batch sizes are arguments of its scripts: 128 for the gradients, unknown for the training",
+                "batch, momentum and weight decay are the defaults of its program (research/sparse_training.py); the "
+                "batch is of one graphics card, and left open in research/run_gradual_pruning.sh, as is --config; the "
+                "128 for the gradients is a remark there",
+                "its Fisher blocks run over all weights of a layer, pruned ones included, and divide it evenly "
+                "(src/sparseml/pytorch/sparsification/pruning/modifier_pruning_cap.py); here over those that are "
+                "left, so that a block reaches further the more is pruned",
             ),
         ),
     }  # fmt: skip
 
     def group(self) -> int:
+        several = self._several()
+        return self.unit() if several is None else several[0]
+
+    def _several(self) -> tuple[int, int] | None:
+        """(M, N) of N:M, where of M neighbours in one block N stay; None for other patterns."""
         structure = parse(self.options.pattern)
-        return structure.size
+        return (structure.size, structure.most) if structure.kind == "n:m" else None
 
     def saliency(self, inverse: Inverse, weights: Tensor, present: Tensor) -> Tensor:
-        structure = parse(self.options.pattern)
-        size = structure.size if structure.kind == "block" else 1
+        size, several = self.unit(), self._several()
         live = present.unflatten(1, (-1, size)).any(2)
-        several = (structure.size, structure.most) if structure.kind == "n:m" else None
         dense = inverse.dense()
         step = len(weights) if weights.is_cuda else max(1, CACHED // weights.shape[1] ** 2)
         found = [

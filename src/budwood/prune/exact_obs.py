@@ -25,7 +25,8 @@ class ExactOBS(Layerwise):
     """
 
     tags = Tags(
-        family="second-order", paper="Frantar et al. 2022", seeded=True, edits_weights=True, data="images", patterns=True,
+        family="second-order", paper="Frantar et al. 2022", seeded=True, edits_weights=True, data="images",
+        patterns=True,
     )  # fmt: skip
     brief = {"images": 32}
     cost = (

@@ -37,7 +37,8 @@ class FisherOptions(GradualOptions):
 
 
 class FisherPruner(Gradual):
-    """A method gives `saliency` and `movement`, of some blocks at a time."""
+    """The optimal brain surgeon for single weights. A method gives its own `saliency`, `movement` and `targets`, where
+    they differ."""
 
     Options = FisherOptions
 
@@ -47,23 +48,27 @@ class FisherPruner(Gradual):
 
     def saliency(self, inverse: Inverse, weights: Tensor, present: Tensor) -> Tensor:
         """What each weight matters: (blocks, c), of `weights` (blocks, c) float64. Those not in `present` are pruned
-        already: zero, with gradients of zero."""
-        raise NotImplementedError
+        already: zero, with gradients of zero. Here w_q^2 / (2 [F^-1]_qq)."""
+        return weights.square() / (2 * inverse.diagonal())
 
     def movement(self, inverse: Inverse, weights: Tensor, gone: Tensor) -> Tensor:
-        """What is added to the weights (blocks, c) when those in `gone` are pruned; said of these it is not used."""
-        raise NotImplementedError
+        """What is added to the weights (blocks, c) when those in `gone` are pruned; said of these it is not used.
+        Here - sum_q w_q F^-1 e_q / [F^-1]_qq, where each of them goes as if alone."""
+        return -inverse.times((weights / inverse.diagonal()).masked_fill(~gone, 0))
+
+    def targets(self, already: float, sparsity: float) -> list[float]:
+        """The sparsity after each pass that one pruning is done in. Here equal steps, and one alone in a training."""
+        passes = 1 if self.plan_.steps else self.options.recomputations
+        return [already + (sparsity - already) * i / passes for i in range(1, passes)] + [sparsity]
 
     def prune_to(self, model: nn.Module, mask: Mask, sparsity: float, step: int = 0) -> Mask:
         names = self.layers(model, mask)
         # By magnitude, which is cheap: what cannot be reached is refused before gradients are drawn.
         if self.select(magnitude(model, names), mask, sparsity).kept == mask.kept:
             return mask
-        already = mask.restricted(names).sparsity
-        passes = 1 if self.plan_.steps else self.options.recomputations
-        for i in range(passes):
-            target = sparsity if i == passes - 1 else already + (sparsity - already) * (i + 1) / passes
-            mask = self._pass(model, mask, target, step + i, (i, passes))
+        targets = self.targets(mask.restricted(names).sparsity, sparsity)
+        for i, target in enumerate(targets):
+            mask = self._pass(model, mask, target, step * len(targets) + i, (i, len(targets)))
         return mask
 
     @torch.no_grad()

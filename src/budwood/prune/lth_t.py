@@ -2,12 +2,15 @@
 to the pre-trained weights. What comes out is the ticket itself: the mask times these weights, not trained further.
 """
 
+import copy
+
 from torch import nn
 
 from ..core.mask import Mask
 from ..core.pruner import Plan, Settings, Tags
 from ..core.registry import methods
 from ..core.spec import Recipe
+from ..models.network import head_of
 from .lth import RoundOptions, Rounds, levels
 from .scored import participants
 
@@ -20,9 +23,17 @@ class PretrainedOptions(RoundOptions):
 @methods.register("lth-t")
 class PretrainedLTH(Rounds):
     """A training and a pruning in each round; the last pruning is the end. Without `keep_dense` the first convolution
-    and the classifier are left out, as the authors have it."""
+    and the classifier are left out, as the authors have it. The ticket's batch norm statistics are made anew: with the
+    dense network's it names next to nothing right."""
 
-    tags = Tags(family="lottery-ticket", paper="Chen et al. 2021", gradual=True, at_once=False, edits_weights=True)
+    tags = Tags(
+        family="lottery-ticket",
+        paper="Chen et al. 2021",
+        gradual=True,
+        at_once=False,
+        edits_weights=True,
+        recalibrates=True,
+    )
     Options = PretrainedOptions
     brief = {"share": 0.3}
     cost = (
@@ -74,5 +85,11 @@ class PretrainedLTH(Rounds):
         return found
 
     def finish(self, model: nn.Module, mask: Mask) -> Mask:
-        """The ticket as it would be if the training that is under way ended here."""
-        return self.ticket(model, mask, (self.next_ - 1) // self.length_ + 1)
+        """The ticket as it would be if the training that is under way ended here. A classifier that was made anew, and
+        so has no pretrained weights to go back to (the mask does not name it), stays as it was trained."""
+        head = head_of(model)
+        trained = copy.deepcopy(model.get_submodule(head).state_dict())
+        found = self.ticket(model, mask, (self.next_ - 1) // self.length_ + 1)
+        if f"{head}.weight" not in mask:
+            model.get_submodule(head).load_state_dict(trained)
+        return found

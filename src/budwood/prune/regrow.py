@@ -23,11 +23,12 @@ IMAGENET = Recipe(
 """How google-research/rigl trains ResNet-50: 32,000 steps."""
 IMAGENET_NOTES = (
     "with Nesterov momentum there",
+    "weight decay is for kernels alone there, not for batch norm",
     "25,000 of 32,000 steps with moves, of which this is the share; a last, smaller batch makes an epoch one step "
     "longer here",
 )
-UNIFORM = {"allocation": "uniform", "keep_dense": ["first"], "end": 0.78125}
-ERK = {"allocation": "erk", "end": 0.78125}
+UNIFORM = {"allocation": "uniform", "keep_dense": ["first"], "every": 100, "end": 0.78125}
+ERK = {"allocation": "erk", "every": 100, "end": 0.78125}
 
 
 class RegrowOptions(LayerOptions):
@@ -38,8 +39,9 @@ class RegrowOptions(LayerOptions):
     a network that has been trained before should keep."""
     alpha: float = Field(0.3, gt=0, lt=1)
     """Share of a layer's weights that is replaced at the first move; along a cosine it falls to 0."""
-    every: int = Field(100, ge=1)
-    """Steps between two moves. The first is at step 0."""
+    every: int | None = Field(None, ge=1)
+    """Steps between two moves, the first of which is at step 0. None for 100, as the authors have it, or fewer in a
+    training so short that it would have less than ten moves (but not fewer than ten steps)."""
     end: float = Field(0.75, gt=0, le=1)
     """Share of the training after which no weight moves."""
 
@@ -74,8 +76,13 @@ class Regrow(Pruner):
         """The step from which on nothing moves."""
         return float(self.options.end * self.plan_.steps)
 
+    @property
+    def every(self) -> int:
+        """Steps between two moves."""
+        return int(self.options.every or min(100, max(10, int(self.end) // 10)))
+
     def moves(self, step: int) -> bool:
-        return step < self.end and step % self.options.every == 0
+        return step < self.end and step % self.every == 0
 
     def share(self, step: int) -> float:
         """Of a layer's weights that are dropped at `step`."""
@@ -93,6 +100,10 @@ class Regrow(Pruner):
         grown, promises = self.grown(mask, dropped), self.promises(model, names, step)
         come = {name: highest(name, promises[name], ~stay[name], grown[name]) for name in names}
         found = Mask(dict(mask) | {name: stay[name] | come[name] for name in names})
+        for name, new in found.revived_since(mask).items():
+            weight = model.get_parameter(name)
+            if weight.grad is not None:  # they begin to learn at the next step
+                weight.grad.masked_fill_(new.to(weight.grad.device), 0)
         return mask if found == mask else found
 
     def promises(self, model: nn.Module, names: list[str], step: int) -> dict[str, Tensor]:

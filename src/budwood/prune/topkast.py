@@ -21,9 +21,9 @@ class TopKASTOptions(LayerOptions):
     """How the sparsities of A and B are shared among the layers: the same in each, as in the paper, or another."""
     backward: float = Field(0.5, ge=0, lt=1)
     """Sparsity of B, the weights that learn; where it is above the sparsity asked for, B is A."""
-    penalty: float = Field(1e-4, ge=0)
-    """Weight decay of the weights in A. Of those in B alone it is that over the density of A, which keeps small ones
-    from coming and going. It takes the place of the recipe's for these layers."""
+    penalty: float | None = Field(None, ge=0)
+    """Weight decay of the weights in A; None for the training's. Of those in B alone it is that over the density of A,
+    which keeps small ones from coming and going."""
     every: int = Field(10, ge=1)
     """Steps between two choices of A and B. The paper has 1, and finds 100 as good."""
 
@@ -60,6 +60,8 @@ class TopKAST(Pruner):
         return participants(model, mask, self.options)
 
     def start(self, model: nn.Module, mask: Mask, plan: Plan) -> Mask:
+        own = plan.recipe.weight_decay if plan.recipe is not None else 0.0
+        self.penalty_ = own if self.options.penalty is None else self.options.penalty
         self._choose(model, mask)
         return mask
 
@@ -94,7 +96,7 @@ class TopKAST(Pruner):
             weight = model.get_parameter(name)
             if weight.grad is not None:
                 more = torch.where(forward, 1.0, 1 / (1 - self.sparsity))
-                weight.grad.add_(weight * more, alpha=self.options.penalty)
+                weight.grad.add_(weight * more, alpha=self.penalty_)
         self.due_ = (step + 1) % self.options.every == 0
         return mask
 

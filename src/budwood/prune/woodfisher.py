@@ -15,7 +15,11 @@ _RECIPE = Recipe(
     epochs=100, batch_size=180, lr=0.005, momentum=0.9, weight_decay=1e-4, schedule="step",
     milestones=tuple(range(40, 91, 6)), gamma=0.6, select="last",
 )  # fmt: skip
-_NOTES = ("the accuracies are those of the best epoch",)
+_NOTES = (
+    "the accuracies are those of the best epoch",
+    "its Fisher blocks run over all weights of a layer, pruned ones included (pruners/woodfisherblock.py); here over "
+    "those that are left, so that a block reaches further the more is pruned",
+)
 
 
 class WoodFisherOptions(FisherOptions):
@@ -73,9 +77,5 @@ class WoodFisher(FisherPruner):
         ),
     }  # fmt: skip
 
-    def saliency(self, inverse: Inverse, weights: Tensor, present: Tensor) -> Tensor:
-        return weights.square() / (2 * inverse.diagonal())
-
     def movement(self, inverse: Inverse, weights: Tensor, gone: Tensor) -> Tensor:
-        moves = inverse.times((weights / inverse.diagonal()).masked_fill(~gone, 0))
-        return -self.options.update_scale * moves  # type: ignore[no-any-return]
+        return self.options.update_scale * super().movement(inverse, weights, gone)  # type: ignore[no-any-return]

@@ -5,7 +5,8 @@ A step, in this order:
 1. forward and backward, through `pruner.backward` (which may do several passes) and with the weights that
    `pruner.forward_weights` gives in place of the stored ones,
 2. `pruner.update`: gradients are still dense here,
-3. the optimizer forgets what it knew of revived weights, or everything where `pruner.resets_momentum` says so,
+3. the optimizer forgets what it knew of revived weights, or everything where `pruner.resets_momentum` says so (and
+   the average of the weights begins anew),
 4. gradients of weights that are not trained (`pruner.trains`; else: pruned) are set to zero,
 5. the optimizer steps, unless `pruner.applies_gradient` says no,
 6. pruned weights are set to zero: neither momentum nor weight decay nor the average of the weights revives one.
@@ -182,6 +183,8 @@ class Fit:
                 distributed.weights_from_first_(self.model)
         if self.pruner.resets_momentum(self.step):
             self.optimizer.state.clear()
+            if self.average is not None:  # it would remember the training before
+                self.average.load_state_dict(self.model.state_dict())
         if self.pruner.applies_gradient(self.step):
             self._optimize(self.pruner.trains(self.mask))
         self.mask.apply_(self.model)

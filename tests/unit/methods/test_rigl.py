@@ -63,6 +63,16 @@ def test_every_share_stretches_with_the_training() -> None:
     assert five.share(62_500) == one.share(12_500)
 
 
+@pytest.mark.parametrize(
+    ("steps", "moves"), [(200, range(0, 150, 15)), (60, range(0, 45, 10)), (4000, range(0, 3000, 100))]
+)
+def test_a_short_training_moves_ten_times(steps: int, moves: range) -> None:
+    """Unless told otherwise: every 100 steps, but in 200 steps every fifteenth of the 150 before the end."""
+    layer = layer_of([1.0, 2.0])
+    pruner = started(layer, Mask.ones({"weight": layer.weight}), Plan(1, steps))
+    assert [step for step in range(steps) if pruner.moves(step)] == list(moves)
+
+
 @pytest.mark.parametrize(("step", "dropped"), [(0, 30), (25, 25), (50, 15), (75, 4), (99, 0)])
 def test_how_many_weights_move(step: int, dropped: int) -> None:
     """Of 100 kept weights, with the end at 100: 30, 25.6, 15, 4.39, 0.007, rounded down. All that moved are other ones:

@@ -84,6 +84,8 @@ def test_in_training_every_step_trains() -> None:
         masks, weights = [], []
 
         def after(*_: object) -> None:
+            for name, new in fit.mask.revived_since(masks[-1]).items() if masks else ():
+                assert not model.get_parameter(name)[new].any(), "what has come begins to learn at the next step"
             masks.append(fit.mask)
             weights.append(model.get_parameter("1.weight").detach().clone())
 
