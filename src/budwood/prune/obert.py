@@ -16,8 +16,8 @@ _PLACE = "neuralmagic/sparseml, research/optimal_BERT_surgeon_oBERT/recipes"
 _NOTES = (
     "a text model, and no network of Budwood: options, epochs and batch are what can be taken over (the batch from "
     "scripts/30epochs_gradual_pruning_squad.sh); all else in the recipe are Budwood's defaults and not the authors'",
-    "pruned at the epochs 2, 6, ... 26 of 30 there, and trained with AdamW by a teacher's answers alone, at a rate that "
-    "falls from 8e-5 to 8e-6 in every 4 epochs anew",
+    "pruned at the epochs 2, 6, ... 26 of 30 there, and trained with AdamW by a teacher's answers alone, at a rate "
+    "that falls from 8e-5 to 8e-6 in every 4 epochs anew",
     "its Fisher blocks run over all weights of a layer, pruned ones included; here over those that are left",
     "F1 of 88.3 at 90 % with single weights; 88.5 dense (README.md there)",
 )

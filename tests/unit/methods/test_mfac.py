@@ -1,7 +1,7 @@
-"""M-FAC: the same as the explicit inverse of the Fisher matrix, in blocks or not, in pages or not."""
+"""M-FAC: the same as the explicit inverse of the Fisher matrix, in blocks of any size."""
 
-import resource
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,70 +14,83 @@ from budwood.core.errors import UserError
 from budwood.core.mask import Mask
 from budwood.core.pruner import Plan
 from budwood.models.network import prunable
-from budwood.prune import woodbury
+from budwood.prune import fisher
+from budwood.prune.fisher import Cut, LayerFisher, by_gradients
 from budwood.prune.mfac import MFAC, MFACOptions
 from budwood.prune.schedule import exponential
-from budwood.prune.woodbury import Fisher
 from budwood.testing.pruners import RECIPE, sparse_mask, toy_data, toy_network
 from budwood.train.data import batches_from
 from budwood.train.fit import Fit
 
 
-def explicit(gradients: Tensor, dampening: float, block: int | None) -> Tensor:
+def explicit(gradients: Tensor, dampening: float, block: int) -> Tensor:
     """The inverse of dampening + mean of g g^T, zero outside of the blocks. gradients: (m, d) float64."""
     count, size = gradients.shape
     fisher = dampening * torch.eye(size, dtype=torch.float64) + gradients.T @ gradients / count
-    at = torch.arange(size) // (block or size)
+    at = torch.arange(size) // block
     return torch.linalg.inv(torch.where(at[:, None] == at, fisher, 0.0))
 
 
-def filled(gradients: Tensor, dampening: float, block: int | None, folder: Path) -> Fisher:
-    fisher = Fisher(len(gradients), gradients.shape[1], block, dampening, folder)
+def inverted(gradients: Tensor, x: Tensor, dampening: float, block: int, folder: Path) -> tuple[Tensor, Tensor]:
+    """The diagonal of F^-1, and F^-1 x, by the gradients' files."""
+    count, weights = gradients.shape
+    layer = LayerFisher(Cut(torch.ones(weights, dtype=torch.bool), 1, block), folder / "0", count)
     for gradient in gradients:
-        fisher.add(gradient)
-    return fisher
+        layer.add(gradient)
+    diagonal, product = torch.zeros_like(layer.cut.padded(x)), torch.zeros_like(layer.cut.padded(x))
+    for at, inverse in layer.inverses(dampening, torch.device("cpu")):
+        diagonal[at], product[at] = inverse.diagonal(), inverse.times(layer.cut.padded(x)[at])
+    return layer.cut.back(diagonal), layer.cut.back(product)
 
 
-CASES = [(3, 7, None), (5, 12, 4), (5, 12, 5), (9, 12, 4), (9, 13, 6), (4, 1, None), (1, 5, 1), (6, 6, 6)]
+CASES = [(3, 7, 7), (5, 12, 4), (5, 12, 5), (9, 12, 4), (9, 13, 6), (4, 1, 1), (1, 5, 1), (6, 6, 6), (64, 72, 64)]
 """Gradients, weights, block: also more gradients than weights, and a last block that is shorter."""
 
 
-@pytest.mark.parametrize("page", [1, 10, 30, 2**25])
+@pytest.mark.parametrize("chunk", [1, 50, 2**24])
 @pytest.mark.parametrize(("count", "size", "block"), CASES)
 def test_diagonal_and_products_are_those_of_the_explicit_inverse(
-    count: int, size: int, block: int | None, page: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    count: int, size: int, block: int, chunk: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(woodbury, "PAGE", page)
+    monkeypatch.setattr(fisher, "CHUNK", chunk)
     random = torch.Generator().manual_seed(count * size)
     gradients = torch.randn(count, size, generator=random)
     inverse = explicit(gradients.double(), 0.1, block)
     x = torch.randn(size, generator=random, dtype=torch.float64)
-    with filled(gradients, 0.1, block, tmp_path) as fisher:
-        assert torch.allclose(fisher.invert(), inverse.diagonal(), rtol=1e-9)
-        assert torch.allclose(fisher.product(x), inverse @ x, atol=1e-5)
-        assert torch.allclose(fisher.product(2 * x), inverse @ x * 2, atol=1e-5)
-    assert list(tmp_path.iterdir()) == []
+    diagonal, product = inverted(gradients, x, 0.1, block, tmp_path)
+    assert torch.allclose(diagonal, inverse.diagonal(), rtol=1e-9)
+    assert torch.allclose(product, inverse @ x, atol=1e-9)
 
 
-def test_diagonal_stays_exact_where_gradients_are_far_greater_than_the_dampening(tmp_path: Path) -> None:
-    """1 - sum of squares is about 1e-9 there, which float32 does not know."""
-    gradients = 30 * torch.randn(4, 3, generator=torch.Generator().manual_seed(0))
-    with filled(gradients, 1e-6, None, tmp_path) as fisher:
-        assert torch.allclose(fisher.invert(), explicit(gradients.double(), 1e-6, None).diagonal(), rtol=1e-4)
+@pytest.mark.parametrize("size", [1.0, 10.0])
+@pytest.mark.parametrize("dampening", [1e-5, 1e-7])
+@pytest.mark.parametrize(("weights", "block"), [(8, 128), (64, 128), (64, 64), (72, 64)])
+def test_products_keep_their_digits_where_gradients_span_all_weights(
+    weights: int, block: int, dampening: float, size: float, tmp_path: Path
+) -> None:
+    """64 gradients of a block of 64 weights or of 8, with the last block of 72 too: F^-1 x is then far smaller than
+    x / dampening, from which Woodbury's identity takes the rest away."""
+    random = torch.Generator().manual_seed(weights)
+    gradients = size * torch.randn(64, weights, generator=random)
+    x = torch.randn(weights, generator=random, dtype=torch.float64)
+    diagonal, product = inverted(gradients, x, dampening, block, tmp_path)
+    inverse = explicit(gradients.double(), dampening, block)
+    for at in torch.arange(weights).split(block):
+        expected = (inverse @ x)[at]
+        assert float((product[at] - expected).norm() / expected.norm()) < 1e-4
+    assert torch.allclose(diagonal, inverse.diagonal(), rtol=1e-4)
 
 
-def test_vectors_are_those_of_the_papers_recursion(tmp_path: Path) -> None:
-    """F_i^-1 x = F_(i-1)^-1 x - u_i (u_i^T x) / (m + g_i^T u_i) with u_i = F_(i-1)^-1 g_i."""
-    gradients = torch.randn(4, 6, generator=torch.Generator().manual_seed(1))
+def test_vectors_are_those_of_the_papers_recursion() -> None:
+    """F_i^-1 x = F_(i-1)^-1 x - u_i (u_i^T x) / (m + g_i^T u_i) with u_i = F_(i-1)^-1 g_i: one after the other there,
+    and all at once here."""
+    gradients = torch.randn(4, 6, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     inverse, wanted = torch.eye(6, dtype=torch.float64) / 0.5, []
-    for gradient in gradients.double():
+    for gradient in gradients:
         u = inverse @ gradient
         wanted.append(u / (4 + gradient @ u).sqrt())
         inverse = inverse - torch.outer(wanted[-1], wanted[-1])
-    with filled(gradients, 0.5, None, tmp_path) as fisher:
-        fisher.invert()
-        (parts,) = fisher._groups()
-        assert torch.allclose(fisher._read(parts[0], 4)[0], 0.5**0.5 * torch.stack(wanted), atol=1e-6)
+    assert torch.allclose(by_gradients(gradients[None], 4, 0.5).root[0], 0.5**0.5 * torch.stack(wanted))
 
 
 def plan(images: Tensor, targets: Tensor, **more: Any) -> Plan:
@@ -96,7 +109,7 @@ def test_one_step_by_hand() -> None:
     goes, and takes with it -8/7 of its column: W = ((3 + 1/7, 0), (2 - 1/7, 2 - 1/7))."""
     layer = nn.Linear(2, 2, bias=False)
     layer.weight.data = torch.tensor([[3.0, 1.0], [2.0, 2.0]])
-    options = MFACOptions(gradients=1, batch=1, dampening=1.0, block=None, recomputations=1)
+    options = MFACOptions(gradients=1, batch=1, dampening=1.0, block=4, recomputations=1)
     mask = Mask.ones({"weight": layer.weight})
     found = MFAC(0.25, options).start(layer, mask, plan(torch.ones(1, 2), torch.tensor([0])))
     assert found["weight"].tolist() == [[True, False], [True, True]]
@@ -108,7 +121,7 @@ def test_the_order_is_not_that_of_the_magnitudes() -> None:
     step in the direction of the gradient is dear. Nothing else moves, as zero goes with nothing."""
     layer = nn.Linear(2, 2, bias=False)
     layer.weight.data = torch.tensor([[1.0, 1.2], [1.0, 1.2]])
-    options = MFACOptions(gradients=1, batch=1, dampening=1e-3, block=None, recomputations=1)
+    options = MFACOptions(gradients=1, batch=1, dampening=1e-3, block=4, recomputations=1)
     images = torch.tensor([[4.0, 0.0]])
     found = MFAC(0.5, options).start(layer, Mask.ones({"weight": layer.weight}), plan(images, torch.tensor([0])))
     assert found["weight"].tolist() == [[True, False], [True, False]]
@@ -116,39 +129,41 @@ def test_the_order_is_not_that_of_the_magnitudes() -> None:
 
 
 def plainly(model: nn.Module, mask: Mask, targets: list[float], options: MFACOptions, draw: Any) -> Mask:
-    """M-FAC as a loop over dense matrices, all layers in one vector. `model` is pruned in place."""
-    names = list(mask)
+    """M-FAC as a loop over dense matrices, a layer after the other. `model` is pruned in place."""
     for salt, target in enumerate(targets):
-        weights = [model.get_parameter(name) for name in names]
-        alive = torch.cat([mask[name].flatten() for name in names])
-        batches, rows = draw(options.batch, salt), []
+        weights = {name: model.get_parameter(name) for name in mask}
+        batches = draw(options.batch, salt)
         model.eval()
+        rows = []
         for _ in range(options.gradients):
             images, classes = next(batches)
-            loss = F.cross_entropy(model(images), classes)
-            rows.append(torch.cat([g.flatten() for g in torch.autograd.grad(loss, weights)])[alive])
-        inverse = explicit(torch.stack(rows).double(), options.dampening, options.block)
-        w = torch.cat([weight.detach().flatten() for weight in weights]).double()
-        score = w[alive] ** 2 / (2 * inverse.diagonal())
-        going = len(score) - (len(w) - round(target * len(w)))
-        gone = score.argsort()[:going]
-        left = w[alive] - sum(w[alive][q] / inverse[q, q] * inverse[:, q] for q in gone)
-        left[gone] = 0
-        w[alive] = left
-        kept = alive.clone()
-        kept[alive.nonzero().flatten()[gone]] = False
-        sizes = [weight.numel() for weight in weights]
-        with torch.no_grad():
-            for weight, part in zip(weights, w.split(sizes), strict=True):
-                weight.copy_(part.reshape(weight.shape))
-        mask = Mask({n: k.reshape(x.shape) for n, k, x in zip(names, kept.split(sizes), weights, strict=True)})
+            rows.append(torch.autograd.grad(F.cross_entropy(model(images), classes), list(weights.values())))
+        inverses, scores = {}, []
+        for i, (name, weight) in enumerate(weights.items()):
+            alive, w = mask[name].flatten(), weight.detach().flatten().double()
+            g = torch.stack([row[i].flatten() for row in rows]).double()[:, alive]
+            inverses[name] = explicit(g, options.dampening, options.block)
+            scores.append(
+                torch.full_like(w, -torch.inf).masked_scatter(alive, w[alive] ** 2 / (2 * inverses[name].diagonal()))
+            )
+        every = torch.cat(scores)
+        threshold = every.sort().values[round(target * len(every))]
+        kept = {name: (score >= threshold).reshape(mask[name].shape) for name, score in zip(mask, scores, strict=True)}
+        for name, inverse in inverses.items():
+            alive, w = mask[name].flatten(), weights[name].detach().flatten().double()
+            left, stays = w[alive].clone(), kept[name].flatten()[alive]
+            for q in (~stays).nonzero().flatten():
+                left -= w[alive][q] / inverse[q, q] * inverse[:, q]
+            w[alive] = left * stays
+            weights[name].data = w.reshape(mask[name].shape).float()
+        mask = Mask(kept)
     return mask
 
 
 @pytest.mark.parametrize("sparse", [False, True])
 @pytest.mark.parametrize("parts", [1, 3])
-@pytest.mark.parametrize("block", [None, 50, 7])
-def test_a_pruning_is_that_of_the_plain_loop(block: int | None, parts: int, sparse: bool) -> None:
+@pytest.mark.parametrize("block", [1000, 50, 7])
+def test_a_pruning_is_that_of_the_plain_loop(block: int, parts: int, sparse: bool) -> None:
     options = MFACOptions(gradients=10, batch=4, dampening=1e-3, block=block, recomputations=parts)
     draw = batches_from(toy_data(), 0, 0, torch.device("cpu"))
     ours, other = toy_network(), toy_network()
@@ -197,32 +212,40 @@ def test_schedule_has_the_curve_and_weights_move_at_its_moments_alone() -> None:
     assert fitted.mask.holds(model)
 
 
-def test_gradients_that_are_too_large_for_the_disk_are_refused_beforehand(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"4e\+06 GB of disk.*lower --option gradients"):
-        Fisher(10**6, 10**9, None, 1e-5, tmp_path)
-    assert list(tmp_path.iterdir()) == []
+def test_every_update_of_a_training_has_gradients_of_its_own_in_every_part() -> None:
+    """Two parts at each of three updates, the first of which has nothing to prune: images for the salts of the second
+    and the third, step 5 and step 10."""
+    model, data = toy_network(), toy_data()
+    salts: list[int] = []
+
+    class Watched(MFAC):
+        def start(self, model: nn.Module, mask: Mask, plan: Plan) -> Mask:
+            draw = plan.batches
+            assert draw is not None
+
+            def watched(size: int, salt: int) -> Iterator[tuple[Tensor, Tensor]]:
+                salts.append(salt)
+                return draw(size, salt)
+
+            return super().start(model, mask, replace(plan, batches=watched))
+
+    pruner = Watched(0.7, MFACOptions(**MFAC.brief))
+    Fit(model, pruner, Mask.ones(prunable(model, head=True)), data, data, RECIPE).run()
+    assert salts == [10, 11, 20, 21]
 
 
-def test_a_disk_that_is_full_half_way_is_one_error_and_leaves_nothing(tmp_path: Path) -> None:
-    """The file may not grow beyond 40 kB, and ten gradients of 952 weights come to 38 kB, eleven to 42 kB."""
-    model = toy_network()
-    mask, before = Mask.ones(prunable(model, head=True)), toy_network().state_dict()
-    options = MFACOptions(gradients=11, batch=4, recomputations=1)
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (40_000, limits[1]))
-    try:
-        with pytest.raises(UserError, match="lower --option gradients"):
-            MFAC(0.5, options).start(model, mask, Plan(0, 0, batches=_draw(), scratch=tmp_path / "scratch"))
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-    assert list((tmp_path / "scratch").iterdir()) == []
-    assert all(torch.equal(t, before[n]) for n, t in model.state_dict().items())
+def test_a_gradient_that_is_not_finite_is_one_line_and_changes_nothing() -> None:
+    layer = nn.Linear(4, 2, bias=False)
+    options, before = MFACOptions(gradients=2, batch=1, recomputations=1), layer.weight.detach().clone()
+    with pytest.raises(UserError, match="cannot be inverted") as error:
+        bad = plan(torch.full((1, 4), torch.nan), torch.tensor([0]))
+        MFAC(0.5, options).start(layer, Mask.ones({"weight": layer.weight}), bad)
+    assert "\n" not in str(error.value) and torch.equal(layer.weight, before)
 
 
-def _draw() -> Any:
-    return batches_from(toy_data(), 0, 0, torch.device("cpu"))
-
-
-def test_a_gradient_that_is_not_finite_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="not finite"), Fisher(1, 2, None, 1e-5, tmp_path) as fisher:
-        fisher.add(torch.tensor([0.0, torch.nan]))
+def test_the_authors_settings_are_valid() -> None:
+    """Three updates at the epochs 0, 2 and 4 of 10, the first to 50 %."""
+    paper = MFAC.papers["cifar10"]
+    moments = MFACOptions(**paper.options).schedule.at(paper.sparsity, 10)
+    assert list(moments) == [0, 2, 4] and moments[0] == 0.5 and moments[4] == 0.875
+    assert next(iter(MFAC.papers)) == "cifar10"
