@@ -137,16 +137,14 @@ def make(cell: Cell, data: str, out: Path, deadline: float) -> str:
             [sys.executable, "-m", "budwood", *command, "--out", str(out / "runs"), "--json"],
             stdout=answer, stderr=errors, env=os.environ | {"OMP_NUM_THREADS": "1"}, start_new_session=True,
         )  # fmt: skip
-        while child.poll() is None and time.time() < deadline:
-            found, status, used = os.wait4(child.pid, os.WNOHANG)
-            if found:
-                child.returncode = os.waitstatus_to_exitcode(status)
-                break
+        found, status, used = os.wait4(child.pid, os.WNOHANG)
+        while not found and time.time() < deadline:
             time.sleep(0.5)
-        else:
+            found, status, used = os.wait4(child.pid, os.WNOHANG)
+        if not found:
             os.killpg(child.pid, signal.SIGINT)
             _, status, used = os.wait4(child.pid, 0)
-            child.returncode = os.waitstatus_to_exitcode(status)
+        child.returncode = os.waitstatus_to_exitcode(status)  # for Popen, which has not waited itself
     before = float(spent.read_text()) if spent.exists() else 0.0
     spent.write_text(str(before + used.ru_utime + used.ru_stime))
     if child.returncode == 130:

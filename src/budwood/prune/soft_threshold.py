@@ -155,7 +155,12 @@ def start_of(sparsity: float, decay: float, pull: float, crossing: float) -> flo
     sparsity there against the gradient. In the authors' training to 90.23 % it is 4.6 powers of e of 11.8, and that
     is what this gives for it.
 
-    TABLE
+    That it goes with the odds of a weight to be pruned to the power of 1.5, and falls where s has more decay and the
+    gradient so less hold on it (HOLD), was fitted to 10 epochs of 20 steps on scikit-learn's digits, with a network
+    of 24,000 weights. Asked for 50, 80, 90, 95 and 98 %, a trained one came to 51, 81, 90, 94 and 97 % at learning
+    rate 0.01, to 55, 82, 88, 91 and 93 % at 0.05 (59, 79, 84, 87 and 89 % in 40 epochs), and one of new weights to
+    53, 79, 86, 90 and 92 % at 0.05. A network of 5,000 new weights, which needs more of them, came to 51, 77 and
+    93 % at 0.01, and to 42, 60 and 74 % at 0.05, asked for 50, 80 and 95.
     """
     total, before = decay * pull, math.log(PAPER_START / PAPER_CROSSING)
     odds = sparsity / (1 - sparsity) * (1 - PAPER_SPARSITY) / PAPER_SPARSITY
