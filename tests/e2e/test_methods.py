@@ -57,7 +57,7 @@ def test_prune_verify_and_show(name: str, budwood: Any, place: Path, tmp_path: P
 
 @pytest.mark.parametrize("name", ["acdc", "cram", "lth-t", "mfac", "rigl", "st3", "str", "topkast"])
 def test_with_all_that_a_training_can_do(name: str, budwood: Any, place: Path) -> None:
-    """An average of the weights, batches in two parts, bfloat16, smoothed labels: the mask holds at every epoch's end."""
+    """An average of the weights, batches in two parts, bfloat16, smoothed labels: the mask holds all the same."""
     extra = ("--ema", "0.5", "--accumulate", "2", "--amp", "--label-smoothing", "0.1", "--epochs", "8")
     said = budwood(*words(name, place, "--data", str(place / "shapes"), "--batch-size", "6", *extra))
     assert said.code == 0, said

@@ -306,7 +306,7 @@ def test_step_falls_in_the_epochs_of_the_study() -> None:
 
 
 def test_a_run_takes_its_steps_at_these_rates() -> None:
-    assert rates_of_a_run(settings(lr=0.5, schedule="step", milestones=(2,))) == pytest.approx(
+    assert rates_of_a_run(settings(lr=0.5, schedule="constant", milestones=(2,))) == pytest.approx(
         [0.5] * 8 + [0.05] * 4  # 4 steps an epoch
     )
 

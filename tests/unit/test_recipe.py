@@ -64,7 +64,9 @@ def test_by_hand(tmp_path: Path) -> None:
         ('sparsity = 0.5\nmethod = "gmp"\nspeed = 1', "speed: Extra inputs are not permitted"),
         ('method = "gmp"\nsparsity = 2', "sparsity: Input should be less than 1"),
         ('method = "gmp"\n[recipe]\nlr = 0', "recipe.lr: Input should be greater than 0"),
-        ('method = "gmp"\n[recipe]\nschedule = "step"', "need each other"),
+        ('method = "gmp"\n[recipe]\nschedule = "step"', "Input should be 'cosine' or 'constant'"),
+        ("x = " + "[" * 5000, "is no TOML"),
+        ("#" * 70_000, "is no recipe: it has 70000 bytes"),
         ("sparsity = 0.5", "method: Field required"),
     ],
 )

@@ -113,7 +113,9 @@ def test_what_cannot_be() -> None:
     dense = Mask.ones(scores)
     with pytest.raises(UserError, match=r"2:4 leaves no more than 0.5 zeros, 0.9 cannot be reached"):
         mask_by_score(scores, dense, 0.9, "global", "2:4")
-    with pytest.raises(UserError, match=r"1x3 does not divide the 8 input channels of 0; keep that layer dense"):
+    with pytest.raises(
+        UserError, match=r"1x3 does not divide the 8 input channels of 0, which fall into groups of 2, 4, 8; choose"
+    ):
         mask_by_score(scores, dense, 0.5, "global", "1x3")
     with pytest.raises(UserError, match="not finite"):
         mask_by_score(scores | {"1.weight": torch.full((3, 8), torch.nan)}, dense, 0.5, "global", "1x4")

@@ -64,6 +64,7 @@ def at_once() -> str:
     found: dict[str, dict[float, list[Row]]] = defaultdict(lambda: defaultdict(list))
     for row in rows("at_once.csv"):
         found[row["method"]][float(row["sparsity"])].append(row)
+    dense = found.pop("dense", {})
     levels = sorted({level for cells in found.values() for level in cells})
     lines = ["| method | " + " | ".join(f"{level:.0%}" for level in levels) + " | seconds | peak memory, MB |"]
     lines.append("|---|" + "---|" * (len(levels) + 2))
@@ -77,6 +78,8 @@ def at_once() -> str:
         seconds = statistics.median(float(row["seconds"]) for row in every)
         memory = max(int(row["peak_mb"]) for row in every)
         lines.append(f"| {method} | " + " | ".join(accuracies) + f" | {seconds:.0f} | {memory} |")
+    if dense:
+        lines.append(f"\nDense: {spread([100 * float(row['top1']) for row in dense[0.0]])} %.")
     return "\n".join(lines)
 
 

@@ -56,8 +56,11 @@ def _reason(error: CycloptsError) -> str:
     found: list[Any] = getattr(error.__cause__, "errors", list)()
     if not found:
         return str(error)
+    reason = found[0]["msg"].removeprefix("Value error, ")
+    if not found[0]["loc"]:
+        return reason
     option = "--" + "-".join(str(part) for part in found[0]["loc"]).replace("_", "-")
-    return f"{option} {found[0]['input']}: {found[0]['msg']}"
+    return f"{option} {found[0]['input']}: {reason}"
 
 
 def _fail(message: str, code: int) -> None:

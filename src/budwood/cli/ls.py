@@ -31,7 +31,9 @@ def run(kind: Kind, /, *, json: Annotated[bool, Parameter(negative=())] = False)
     if json:
         print_json(rows)
         return
-    table = Table(*(name.replace("_", " ") for name in rows[0]))
+    table = Table()
+    for column in rows[0]:
+        table.add_column(column.replace("_", " "), no_wrap=column in ("name", "family"))
     for row in rows:
         table.add_row(*(escape(str(value)) for value in row.values()))
     Console(highlight=False).print(table)

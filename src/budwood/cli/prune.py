@@ -92,14 +92,18 @@ def run(
     distributed.join()
     quiet = json or distributed.rank() != 0
     trains = data is not None or task is not None
+    if not trains and (idle := sorted(recipe.model_fields_set - {"size"})):
+        raise UserError(f"--{idle[0].replace('_', '-')} counts in a training, and there is none: add --data")
     name, target, options, recipe = _request(recipe_file, method, sparsity, option, recipe)
     tags: Tags = methods.get(name).tags
     pruner = make_pruner(name, target, options)
     checked_device(device)
     _check(name, tags, trains, calibration is not None, from_scratch)
+    if from_scratch and recipe.distill:
+        raise UserError("--distill teaches by the trained network, and --from-scratch has none: leave one of them out")
     opened = open_task(data, task) if trains else None
     network = _untrained(model, opened, seed) if from_scratch and opened else open_network(model)
-    pruner.check(network.module, network.mask)
+    pruner.check(network.module, network.mask, recipe.epochs if trains and tags.gradual else 0)
     images = Images(calibration) if calibration is not None else None
     used = recipe if trains else Recipe(epochs=0, size=recipe.size)
     spec = RunSpec(

@@ -113,6 +113,7 @@ def run(
     checked_device(device)
     network = open_network(model)
     _check_network(network, mode or ["full"], sparsities)
+    _check_pruning(network, prune, sparsities, options, mode or ["full"], recipe)
     opened = open_task(data, task, metric=metric, allow_unreadable=allow_unreadable)
     base = {**start_of(network, recipe), "task": opened.name, "data": opened.digest(), "metric": opened.metric}
     specs = [
@@ -199,6 +200,24 @@ def _check_network(network: Network, ways: Sequence[Transfer], sparsities: list[
             f"the network already has {already:.2%} zeros, more than the sparsity {min(sparsities):g} asked for; "
             "ask for a higher one"
         )
+
+
+def _check_pruning(
+    network: Network,
+    prune: str | None,
+    sparsities: list[float],
+    options: dict[str, Any],
+    ways: Sequence[Transfer],
+    recipe: Recipe,
+) -> None:
+    """What the method cannot do with this network, said before the dense one is trained."""
+    backbone = network.mask.without([f"{network.head}.weight"])
+    for sparsity in sparsities:
+        assert prune is not None  # `_check_request` has seen to that
+        pruner = make_pruner(prune, sparsity, options)
+        for way in ways:
+            gradual = pruner.tags.gradual and way == "full"
+            pruner.check(network.module, backbone, recipe.epochs if gradual else 0)
 
 
 def _specs(

@@ -1,9 +1,12 @@
 """Files: written so that a reader never sees half of one, read with suspicion; and content named by its digest."""
 
+import contextlib
+import fcntl
 import hashlib
 import json
 import os
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +39,31 @@ def write_atomic(path: Path, data: bytes | str) -> None:
     finally:
         if temporary is not None:
             Path(temporary).unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def locked(path: Path, wait: bool = False) -> Iterator[None]:
+    """Hold the file `path` as a lock, which a killed process lets go of; it is gone afterwards. A process that is
+    forked in the meantime (a loader of images) does not hold it.
+
+    Raises UserError where another process holds it, unless told to wait.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    while True:
+        with path.open("w") as file:
+            try:
+                fcntl.lockf(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+            except OSError:
+                raise UserError(
+                    f"another process is at work in {path.parent}; wait for it, or name another folder with --out"
+                ) from None
+            if path.exists() and os.path.samestat(os.fstat(file.fileno()), path.stat()):
+                try:
+                    yield
+                finally:
+                    path.unlink(missing_ok=True)
+                return
+            # Another process has held this very file until now, and removed it.
 
 
 def _umask() -> int:

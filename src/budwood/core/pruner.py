@@ -9,6 +9,7 @@ import torch
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
 
+from .errors import UserError
 from .mask import Mask
 from .spec import Recipe
 
@@ -98,7 +99,7 @@ class Settings:
 class Options(BaseModel):
     """The settings of a method: typed, validated, part of the RunSpec. A method extends it."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
 
 
 class Pruner:
@@ -131,8 +132,16 @@ class Pruner:
         """Names of the weights that take part; the sparsity asked for is theirs."""
         return list(mask)
 
-    def check(self, model: nn.Module, mask: Mask) -> None:
-        """Raise UserError where it can be told beforehand that this network cannot be pruned as asked."""
+    def check(self, model: nn.Module, mask: Mask, epochs: int) -> None:
+        """Raise UserError where it can be told beforehand that this network cannot be pruned as asked, or not in so
+        many epochs (0: at once)."""
+        if epochs == 0 and not self.tags.at_once:
+            raise UserError("this method prunes while it trains, and there is no training; set --epochs to 1 or more")
+        if epochs % (cycles := self.cycles(Plan(epochs, 1))):
+            raise UserError(
+                f"{epochs} epochs do not divide into {cycles} trainings of equal length; set --epochs to a multiple of "
+                f"{cycles}"
+            )
 
     def unit(self) -> int:
         """How many weights are pruned together at least: the density is exact to this many."""

@@ -23,13 +23,13 @@ PERCENT = {"first_dense": 10, "phase": 5, "last_dense": 10, "last_sparse": 15}
 
 
 class ACDCOptions(ScoreOptions):
-    first_dense: int | None = Field(None, ge=1)
+    first_dense: int | None = Field(None, ge=1, le=100_000)
     """Epochs before the first compressed phase; 10 % of the training, if not given."""
-    phase: int | None = Field(None, ge=1)
+    phase: int | None = Field(None, ge=1, le=100_000)
     """Epochs of every phase, compressed or dense, between the first and the last two; 5 %, if not given."""
-    last_dense: int | None = Field(None, ge=1)
+    last_dense: int | None = Field(None, ge=1, le=100_000)
     """Epochs of the last dense phase; 10 %, if not given."""
-    last_sparse: int | None = Field(None, ge=1)
+    last_sparse: int | None = Field(None, ge=1, le=100_000)
     """Epochs of the compressed phase at the end; 15 %, if not given. Epochs that make no whole phase are added."""
 
 
@@ -95,10 +95,14 @@ class ACDC(Scored):
         ),
     }  # fmt: skip
 
+    def check(self, model: nn.Module, mask: Mask, epochs: int) -> None:
+        compressed(epochs, self.options)
+        super().check(model, mask, epochs)
+
     def start(self, model: nn.Module, mask: Mask, plan: Plan) -> Mask:
+        self.check(model, mask, plan.epochs)
         self.plan_, self.given_ = plan, mask
         self.compressed_ = compressed(plan.epochs, self.options)
-        self.prune_to(model, mask, self.sparsity)  # what cannot be reached is refused now and not in ten epochs
         return mask
 
     def scores(self, model: nn.Module, mask: Mask, sparsity: float, step: int) -> dict[str, Tensor]:

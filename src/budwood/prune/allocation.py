@@ -224,7 +224,10 @@ def _flat_score(name: str, score: Tensor, kept: Tensor) -> Tensor:
     """Scores on the CPU, -inf where pruned."""
     flat = score.detach().float().cpu().flatten()
     if not bool(torch.isfinite(flat).all()):
-        raise UserError(f"the scores of {name} are not finite: the weights have overflowed; lower the learning rate")
+        raise UserError(
+            f"the scores of {name} are not finite: the weights have overflowed, or an option is far "
+            "too large or small; lower the learning rate, or mend it"
+        )
     return flat.masked_fill(~kept.flatten(), -torch.inf)
 
 

@@ -24,7 +24,7 @@ class GMP(Gradual):
             model="torchvision:resnet50",
             source="IST-DASLab/WoodFisher, configs/resnet50.yaml (its global magnitude baseline)",
             recipe=Recipe(
-                epochs=100, batch_size=256, lr=0.005, momentum=0.9, weight_decay=1e-4, schedule="step",
+                epochs=100, batch_size=256, lr=0.005, momentum=0.9, weight_decay=1e-4, schedule="constant",
                 milestones=tuple(range(40, 91, 6)), gamma=0.6, select="last",
             ),
             options={"allocation": "global", "schedule": POST_TRAINING},

@@ -47,7 +47,7 @@ class GraSP(Scored):
             source="alecwangcq/GraSP, configs/imagenet/resnet50/GraSP_90.json, pruner/GraSP_ImageNet.py, "
             "main_finetune_imagenet.py",
             recipe=Recipe(
-                epochs=90, batch_size=256, lr=0.1, momentum=0.9, weight_decay=1e-4, schedule="step",
+                epochs=90, batch_size=256, lr=0.1, momentum=0.9, weight_decay=1e-4, schedule="constant",
                 milestones=(30, 60), gamma=0.1, select="last",
             ),
             options={"allocation": "global", "gradients": 1875, "batch": 20, "temperature": 200.0},
@@ -61,7 +61,7 @@ class GraSP(Scored):
             data="CIFAR-10",
             source="alecwangcq/GraSP, configs/cifar10/resnet32/GraSP_90.json, main_prune_non_imagenet.py",
             recipe=Recipe(
-                epochs=160, batch_size=128, lr=0.1, momentum=0.9, weight_decay=1e-4, schedule="step",
+                epochs=160, batch_size=128, lr=0.1, momentum=0.9, weight_decay=1e-4, schedule="constant",
                 milestones=(80, 120), gamma=0.1, select="best",
             ),
             options={"allocation": "global", "gradients": 2, "batch": 50, "temperature": 200.0},

@@ -32,7 +32,7 @@ the inputs are no more exact than that."""
 class LayerwiseOptions(ScoreOptions):
     allocation: Allocation = "uniform"
     """As of other methods; global shares by what each removal adds to a layer's error, relative to its output."""
-    images: int = Field(256, ge=1)
+    images: int = Field(256, ge=1, le=10_000_000)
     """How many are looked at; where there are fewer, they are seen again."""
     damping: float = Field(0.01, ge=0, le=1)
     """Added to the diagonal of H, relative to its mean. Where H is not of full rank then, it is 0.01."""

@@ -35,7 +35,7 @@ def levels(sparsity: float, share: float) -> list[float]:
 
 
 class RoundOptions(LayerOptions):
-    share: float = Field(0.2, gt=0, lt=1)
+    share: float = Field(0.2, ge=0.001, lt=1)
     """How much of what is left goes in a round."""
 
 
@@ -118,7 +118,7 @@ class LTH(Rounds):
             source="facebookresearch/open_lth, models/imagenet_resnet.py and pruning/sparse_global.py",
             recipe=Recipe(
                 epochs=12 * 90, batch_size=1024, lr=0.4, momentum=0.9, weight_decay=1e-4, warmup_epochs=5,
-                schedule="step", milestones=(30, 60, 80), gamma=0.1, select="last",
+                schedule="constant", milestones=(30, 60, 80), gamma=0.1, select="last",
             ),
             options={"share": 0.2},
             notes=(

@@ -46,7 +46,7 @@ class MFAC(FisherPruner):
             data="CIFAR-10",
             source="IST-DASLab/M-FAC, README.md (sample call) and main_prun.py (defaults)",
             recipe=Recipe(
-                epochs=10, batch_size=128, lr=0.005, momentum=0.9, weight_decay=0.0, schedule="step",
+                epochs=10, batch_size=128, lr=0.005, momentum=0.9, weight_decay=0.0, schedule="constant",
                 milestones=(7, 9), gamma=0.1, select="last",
             ),
             options={

@@ -23,7 +23,7 @@ class Random(Scored):
             source="google-research/rigl, rigl/imagenet_resnet/imagenet_train_eval.py (training_method=static, "
             "mask_init_method=erdos_renyi_kernel)",
             recipe=Recipe(
-                epochs=102, batch_size=4096, lr=1.6, momentum=0.9, weight_decay=1e-4, schedule="step",
+                epochs=102, batch_size=4096, lr=1.6, momentum=0.9, weight_decay=1e-4, schedule="constant",
                 milestones=(30, 70, 90), gamma=0.1, label_smoothing=0.1, select="last",
             ),
             options={"allocation": "erk"},

@@ -17,7 +17,7 @@ from .score import magnitude
 from .scored import LayerOptions, participants
 
 IMAGENET = Recipe(
-    epochs=102, batch_size=4096, lr=1.6, momentum=0.9, weight_decay=1e-4, schedule="step", milestones=(30, 70, 90),
+    epochs=102, batch_size=4096, lr=1.6, momentum=0.9, weight_decay=1e-4, schedule="constant", milestones=(30, 70, 90),
     label_smoothing=0.1, select="last",
 )  # fmt: skip
 """How google-research/rigl trains ResNet-50: 32,000 steps."""

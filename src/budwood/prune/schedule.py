@@ -7,12 +7,12 @@ class Cubic(BaseModel):
     """Zhu & Gupta 2017: s(t) = final + (initial - final) (1 - (t - t0) / (t1 - t0))^3 at `updates` moments that are
     evenly spread from t0 to t1, both included. `start` and `end` are shares of the whole training."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
     start: float = Field(0.0, ge=0, le=1)
     """When the first weights go, as a share of the training."""
     end: float = Field(0.6, ge=0, le=1)
     """When the last ones go, as a share of the training."""
-    updates: int = Field(30, ge=1)
+    updates: int = Field(30, ge=1, le=1_000_000)
     """How often some go."""
     initial: float = Field(0.0, ge=0, lt=1)
     """The sparsity after the first time."""

@@ -70,8 +70,9 @@ class Scored(Pruner):
     def layers(self, model: nn.Module, mask: Mask) -> list[str]:
         return participants(model, mask, self.options)
 
-    def check(self, model: nn.Module, mask: Mask) -> None:
+    def check(self, model: nn.Module, mask: Mask, epochs: int) -> None:
         """By magnitude, which is cheap: whether the sparsity can be reached does not depend on the scores."""
+        super().check(model, mask, epochs)
         self.select(magnitude(model, self.layers(model, mask)), mask, self.sparsity)
 
     def unit(self) -> int:
@@ -106,7 +107,7 @@ class Gradual(Scored):
         if plan.steps == 0:
             return self.prune_to(model, mask, self.sparsity)
         already = mask.restricted(self.layers(model, mask)).sparsity
-        self.check(model, mask)  # what cannot be reached is refused now and not at the last update
+        self.check(model, mask, plan.epochs)  # what cannot be reached is refused now and not at the last update
         moments = self.options.schedule.at(self.sparsity, plan.steps)
         self.moments_ = {step: max(target, already) for step, target in moments.items()}
         return mask

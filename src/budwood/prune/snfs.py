@@ -53,7 +53,7 @@ class SNFS(Regrow):
             MODEL,
             "TimDettmers/sparse_learning, imagenet/baseline and results/imagenet_0.15626087.log",
             Recipe(
-                epochs=100, batch_size=256, lr=0.1, momentum=0.9, weight_decay=1e-4, schedule="step",
+                epochs=100, batch_size=256, lr=0.1, momentum=0.9, weight_decay=1e-4, schedule="constant",
                 milestones=(30, 60, 90), select="last",
             ),
             {

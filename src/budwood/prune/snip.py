@@ -41,7 +41,7 @@ class SNIP(Scored):
             data="CIFAR-10",
             source="namhoonlee/snip-public, README.md and snip/{prune,model,main}.py",
             recipe=Recipe(
-                epochs=426, batch_size=128, lr=0.1, momentum=0.9, weight_decay=5e-4, schedule="step",
+                epochs=426, batch_size=128, lr=0.1, momentum=0.9, weight_decay=5e-4, schedule="constant",
                 milestones=(85, 170, 256, 341), gamma=0.2, select="last",
             ),
             options={"allocation": "global", "gradients": 1, "batch": 128},

@@ -86,6 +86,14 @@ class STR(Pruner):
         ),
     }
 
+    def check(self, model: nn.Module, mask: Mask, epochs: int) -> None:
+        super().check(model, mask, epochs)
+        if mask.sparsity > self.sparsity:
+            raise UserError(
+                f"the network already has {mask.sparsity:.2%} zeros, more than the sparsity {self.sparsity:g} asked "
+                "for; ask for a higher one"
+            )
+
     def start(self, model: nn.Module, mask: Mask, plan: Plan) -> Mask:
         weights = {name: model.get_parameter(name) for name in mask}
         first, self.plan_ = self.options.initial, plan

@@ -56,7 +56,7 @@ class SynFlow(Scored):
             data="CIFAR-10",
             source="ganguli-lab/Synaptic-Flow, Results/data/singleshot/0630_2020_cifar10_lottery_vgg11_bn_run0",
             recipe=Recipe(
-                epochs=160, batch_size=128, lr=0.1, momentum=0.9, weight_decay=1e-4, schedule="step",
+                epochs=160, batch_size=128, lr=0.1, momentum=0.9, weight_decay=1e-4, schedule="constant",
                 milestones=(60, 120), gamma=0.1, select="last",
             ),
             options={"allocation": "global", "iterations": 100, "size": 32},

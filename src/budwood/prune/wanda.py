@@ -24,7 +24,7 @@ class WandaOptions(ScoreOptions):
     group: Literal["row", "layer"] = "row"
     """Which weights compete: those of an output, each of which loses the same share (the paper), or all of a layer.
     With N:M those of a group of M in any case."""
-    images: int = Field(256, ge=1)
+    images: int = Field(256, ge=1, le=10_000_000)
     """How many are looked at; where there are fewer, they are seen again."""
 
     @model_validator(mode="after")

@@ -12,7 +12,7 @@ from .fisher_pruner import FisherOptions, FisherPruner
 from .gmp import POST_TRAINING
 
 _RECIPE = Recipe(
-    epochs=100, batch_size=180, lr=0.005, momentum=0.9, weight_decay=1e-4, schedule="step",
+    epochs=100, batch_size=180, lr=0.005, momentum=0.9, weight_decay=1e-4, schedule="constant",
     milestones=tuple(range(40, 91, 6)), gamma=0.6, select="last",
 )  # fmt: skip
 _NOTES = (

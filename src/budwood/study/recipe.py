@@ -11,6 +11,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from ..core.errors import UserError
 from ..core.spec import Recipe
 
+LARGEST = 64 * 2**10
+"""Bytes; a recipe has two thousand."""
 HEAD = ("recipe", "head")
 """Counts in a transfer alone."""
 
@@ -28,10 +30,16 @@ class RecipeFile(BaseModel):
 def read(path: Path) -> RecipeFile:
     """Raises UserError in one line where the file is missing, no TOML, or has a setting that is unknown or wrong."""
     try:
-        return RecipeFile.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
+        data = path.read_bytes()
     except OSError as error:
         raise UserError(f"cannot read the recipe {path}: {error.strerror}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    if len(data) > LARGEST:
+        raise UserError(f"{path} is no recipe: it has {len(data)} bytes; `budwood recipe show METHOD` prints one")
+    try:
+        return RecipeFile.model_validate(tomllib.loads(data.decode("utf-8-sig")))
+    except UnicodeDecodeError:
+        raise UserError(f"{path} is not UTF-8 text; save it as UTF-8") from None
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
         raise UserError(f"{path} is no TOML: {error}") from None
     except ValidationError as error:
         first = error.errors()[0]

@@ -9,6 +9,7 @@ ROOT/features/KEY/                   features that several linear runs share
 ROOT/pruned/KEY.safetensors          a network pruned at once by a method that takes long, for the runs that share it
 """
 
+import contextlib
 import math
 import shutil
 import time
@@ -25,7 +26,7 @@ from torch.utils.data import Dataset
 from ..bench.environment import environment
 from ..core.checkpoint import Checkpoint, Lineage
 from ..core.errors import UserError
-from ..core.files import canonical_json, digest_of, write_atomic
+from ..core.files import canonical_json, digest_of, locked, write_atomic
 from ..core.pruner import Plan, Pruner
 from ..core.registry import methods
 from ..core.result import Result
@@ -51,6 +52,10 @@ RESULT, STATE, CHECKPOINT, SPEC, METRICS = (
 )  # fmt: skip
 
 
+LOCK = ".lock"
+"""Held in a run's folder by the process that does it."""
+
+
 @dataclass
 class Runner:
     """Executes specs on one opened network and task, below `root`.
@@ -71,12 +76,22 @@ class Runner:
     """Networks pruned at once, for the runs that differ in nothing but the head's fit or the seed."""
 
     def run(self, spec: RunSpec) -> Result:
-        """The finished run's result, or the result of doing it. UserError where it cannot be done."""
+        """The finished run's result, or the result of doing it. UserError where it cannot be done, or another process
+        is doing it."""
+        if (result := self._finished(spec)) is not None:
+            return result
+        with locked(self.root / spec.run_id / LOCK) if distributed.rank() == 0 else contextlib.nullcontext():
+            return self._finished(spec) or self._do(spec)
+
+    def _finished(self, spec: RunSpec) -> Result | None:
+        path = self.root / spec.run_id / RESULT
+        if not distributed.from_first(path.exists()):
+            return None
+        result = Result.load(path)
+        return result if result.status == "done" else None
+
+    def _do(self, spec: RunSpec) -> Result:
         folder = self.root / spec.run_id
-        if distributed.from_first((folder / RESULT).exists()):
-            result = Result.load(folder / RESULT)
-            if result.status == "done":
-                return result
         if distributed.rank() == 0:
             mark(self.root)
             for left_over in [*folder.glob(".*.part"), *([folder / STATE] if self.fresh else [])]:
@@ -104,7 +119,14 @@ class Runner:
         return self._pruned[key].copy()
 
     def _pruned_at_once(self, spec: RunSpec, pruner: Pruner, network: Network, stored: Path) -> Network:
-        """Pruned now, or by an earlier run. What is dear to make again is kept in a file."""
+        """Pruned now, or by an earlier run. What is dear to make again is kept in a file, and made by one process while
+        others wait for it."""
+        if pruner.tags.data == "none" or distributed.rank() > 0:
+            return self._prune_at_once(spec, pruner, network, stored)
+        with locked(stored.with_suffix(".lock"), wait=True):
+            return self._prune_at_once(spec, pruner, network, stored)
+
+    def _prune_at_once(self, spec: RunSpec, pruner: Pruner, network: Network, stored: Path) -> Network:
         if pruner.tags.data != "none" and distributed.from_first(stored.exists()):
             done = Checkpoint.load(stored)
             network.module.load_state_dict(done.to_dense())
@@ -118,10 +140,14 @@ class Runner:
             progress=None if told is None else lambda done, total: told(done, total, math.nan),
         )  # fmt: skip
         network.module.to(self.device)
-        pruned = prune_at_once(network, pruner, self._calibration(network), self.workers, with_head, plan)
-        if pruner.tags.data != "none" and distributed.rank() == 0:
-            pruned.checkpoint().save(stored)
-        shutil.rmtree(scratch, ignore_errors=True)
+        try:
+            pruned = prune_at_once(network, pruner, self._calibration(network), self.workers, with_head, plan)
+            if pruner.tags.data != "none" and distributed.rank() == 0:
+                pruned.checkpoint().save(stored)
+            shutil.rmtree(scratch, ignore_errors=True)
+        except Exception:  # not Ctrl-C: what is done so far is for the next try
+            shutil.rmtree(scratch, ignore_errors=True)
+            raise
         return pruned
 
     def _calibration(self, network: Network) -> Dataset[Any] | None:
@@ -234,6 +260,8 @@ def make_pruner(method: str, sparsity: float, options: dict[str, Any]) -> Pruner
         if first["type"] == "extra_forbidden":
             raise UserError(f"{method} has no option {where}; it takes {option_names(kind)}") from None
         reason = first["msg"].removeprefix("Value error, ")
+        if not where:
+            raise UserError(f"the options of {method} do not go together: {reason}") from None
         raise UserError(f"option {where} of {method} cannot be {first['input']!r}: {reason}") from None
     return kind(sparsity, checked)  # type: ignore[no-any-return]
 

@@ -103,12 +103,8 @@ class Fit:
         scratch = self.state_path.parent / SCRATCH if self.state_path is not None else None
         draw = batches_from(self.train, self.seed, self.workers, self.device)
         self.plan = Plan(self.recipe.epochs, batches, self.seed, draw, scratch=scratch, recipe=self.recipe)
+        self.pruner.check(self.model, self.mask, self.recipe.epochs)
         self.cycles = self.pruner.cycles(self.plan)
-        if self.recipe.epochs % self.cycles:
-            raise UserError(
-                f"{self.recipe.epochs} epochs do not divide into {self.cycles} trainings of equal length; "
-                f"set --epochs to a multiple of {self.cycles}"
-            )
         self.mask = distributed.mask_from_first(self.pruner.start(self.model, self.mask, self.plan))
         self.mask.apply_(self.model)
         self.average = copy.deepcopy(self.model) if self.recipe.ema else None

@@ -16,18 +16,18 @@ def sgd(decayed: list[nn.Parameter], others: list[nn.Parameter], recipe: Recipe)
 
 
 def learning_rate(recipe: Recipe, step: int, steps_per_epoch: int, cycles: int = 1) -> float:
-    """At a 0-based step. Cosine: to zero over the whole training, after a linear warm-up. Step: times gamma from each
-    milestone on; constant has none. With `cycles` the training falls into as many equal parts, each with the whole
-    schedule."""
+    """At a 0-based step: after a linear warm-up the highest, or along a cosine to zero; times gamma from each milestone
+    on. With `cycles` the training falls into as many equal parts, each with the whole schedule."""
     epochs = recipe.epochs // cycles
     step %= max(1, epochs * steps_per_epoch)
     warmup = recipe.warmup_epochs * steps_per_epoch
     if step < warmup:
         return recipe.lr * (step + 1) / warmup
-    if recipe.schedule != "cosine":
-        return recipe.lr * recipe.gamma ** sum(step // steps_per_epoch >= epoch for epoch in recipe.milestones)
+    rate = recipe.lr * recipe.gamma ** sum(step // steps_per_epoch >= epoch for epoch in recipe.milestones)
+    if recipe.schedule == "constant":
+        return rate
     rest = max(1, epochs * steps_per_epoch - warmup)
-    return recipe.lr * 0.5 * (1 + math.cos(math.pi * (step - warmup) / rest))
+    return rate * 0.5 * (1 + math.cos(math.pi * (step - warmup) / rest))
 
 
 def forget_revived(optimizer: torch.optim.Optimizer, model: nn.Module, earlier: Mask, now: Mask) -> None:
