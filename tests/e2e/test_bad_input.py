@@ -208,7 +208,7 @@ TABLE: dict[str, list[tuple[tuple[str, ...], str]]] = {
         ((*PRUNE, "0.5", "--option", "pattern=4:2"), "between 1 and 1 can be kept, not 4"),
         ((*PRUNE, "0.5", "--option", "pattern=2x4"), "write unstructured, N:M as 2:4, or 1xB as 1x4"),
         ((*PRUNE, "0.9", "--option", "pattern=2:4"), "2:4 makes 0.5 zeros in the layers it prunes, not 0.9"),
-        ((*PRUNE, "0.5", "--option", "pattern=1x5"), "1x5 does not divide the 8 input channels of 3, which fall into groups"),
+        ((*PRUNE, "0.5", "--option", "pattern=1x5"), "1x5 does not divide the 8 input channels of 3, which fall"),
         ((*PRUNE, "0.5", "--option", "pattern=2:4", "--option", "allocation=erk"), "erk does not"),
         ((*PRUNE, "0.9", "--option", "allocation=str"), "STR published budgets for ResNet-50 alone"),
         (("prune", "py:toynet.small", "--sparsity", "0.5"), "no method: add --method gmp"),

@@ -50,7 +50,8 @@ class Result(BaseModel):
         """One flat row for a table or a CSV file."""
         spec = self.spec.model_dump(mode="json", exclude={"options", "recipe", "preprocessing"})
         options = {"options": canonical_json(self.spec.options)}
-        recipe = {f"recipe_{k}": v for k, v in self.spec.recipe.model_dump(mode="json").items()}
+        settings = self.spec.recipe.model_dump(mode="json")
+        recipe = {f"recipe_{k}": " ".join(map(str, v)) if isinstance(v, list) else v for k, v in settings.items()}
         flat = self.model_dump(mode="json", include={"run_id", "status", "reason", "mask_digest", "seconds"})
         sizes = {"measured_sparsity": self.sparsity, "bytes": self.checkpoint_bytes, "dense_bytes": self.dense_bytes}
         flops = {"flops": sum(x.flops for x in self.layers), "flops_dense": sum(x.flops_dense for x in self.layers)}
