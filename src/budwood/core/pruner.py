@@ -74,6 +74,10 @@ class Plan:
     def steps(self) -> int:
         return self.epochs * self.steps_per_epoch
 
+    def random(self, salt: int = 0) -> torch.Generator:
+        """Random numbers that follow from the seed and a salt (a step, say) alone, and leave all others as they are."""
+        return torch.Generator().manual_seed(self.seed * 1_000_003 + salt)
+
     def told(self, done: int, total: int) -> None:
         if self.progress is not None:
             self.progress(done, total)

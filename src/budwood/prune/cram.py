@@ -74,7 +74,7 @@ class CrAM(Scored):
             self.levels_ = [self.sparsity]
         for level in (self.sparsity, *self.levels_):
             self.prune_to(model, mask, level)  # what cannot be reached is refused now and not at the end
-        self.seed_, self.passes_ = plan.seed, 0
+        self.plan_, self.passes_ = plan, 0
         return mask
 
     def scores(self, model: nn.Module, mask: Mask, sparsity: float, step: int) -> dict[str, Tensor]:
@@ -105,7 +105,7 @@ class CrAM(Scored):
 
     def _level(self) -> float:
         """The sparsity of C in this step."""
-        random = torch.Generator().manual_seed(self.seed_ * 1_000_003 + self.passes_)
+        random = self.plan_.random(self.passes_)
         self.passes_ += 1
         return self.levels_[int(torch.randint(len(self.levels_), (), generator=random))]
 

@@ -50,7 +50,7 @@ def gradients(
     """
     parameters = dict(model.named_parameters())
     wanted = [parameters[name] for name in names]
-    random = torch.Generator().manual_seed(plan.seed * 1_000_003 + salt)
+    random = plan.random(salt)
     batches = batches_of(plan, size, salt)
     with evaluating(model):
         for _ in range(count):

@@ -92,7 +92,7 @@ class GraSP(Scored):
     def _losses(self, model: nn.Module, step: int, done: int) -> Iterator[Tensor]:
         """The loss of each batch, softened by the temperature; the same ones every time."""
         plan, options = self.plan_, self.options
-        random = torch.Generator().manual_seed(plan.seed * 1_000_003 + step)
+        random = plan.random(step)
         batches = batches_of(plan, options.batch, step)
         for i in range(options.gradients):
             images, labels = next(batches)

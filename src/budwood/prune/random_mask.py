@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from ..core.mask import Mask
 from ..core.pruner import Settings, Tags
 from ..core.registry import methods
-from ..core.spec import Recipe
+from .regrow import IMAGENET
 from .scored import Scored
 
 
@@ -22,10 +22,7 @@ class Random(Scored):
             model="torchvision:resnet50 --from-scratch",
             source="google-research/rigl, rigl/imagenet_resnet/imagenet_train_eval.py (training_method=static, "
             "mask_init_method=erdos_renyi_kernel)",
-            recipe=Recipe(
-                epochs=102, batch_size=4096, lr=1.6, momentum=0.9, weight_decay=1e-4, schedule="constant",
-                milestones=(30, 70, 90), gamma=0.1, label_smoothing=0.1, select="last",
-            ),
+            recipe=IMAGENET,
             options={"allocation": "erk"},
             notes=(
                 "32000 steps of 4096 images there, which are 102 epochs",
@@ -35,5 +32,5 @@ class Random(Scored):
     }  # fmt: skip
 
     def scores(self, model: nn.Module, mask: Mask, sparsity: float, step: int) -> dict[str, Tensor]:
-        random = torch.Generator().manual_seed(self.plan_.seed * 1_000_003 + step)
+        random = self.plan_.random(step)
         return {name: torch.rand(mask[name].shape, generator=random) for name in self.layers(model, mask)}

@@ -68,7 +68,7 @@ class Regrow(Pruner):
 
     def chances(self, like: Mapping[str, Tensor], salt: int) -> dict[str, Tensor]:
         """Name -> random numbers in the tensor's shape, other ones for every seed and salt."""
-        random = torch.Generator().manual_seed(self.plan_.seed * 1_000_003 + salt)
+        random = self.plan_.random(salt)
         return {name: torch.rand(tensor.shape, generator=random) for name, tensor in like.items()}
 
     @property
