@@ -99,8 +99,9 @@ def test_methods_that_train_say_so(name: str, budwood: Any, place: Path) -> None
         if methods.get(name).tags.gradual
     ],
 )
-def test_killed_and_gone_on_with(name: str, budwood: Callable[..., Any], place: Path, tmp_path: Path) -> None:
-    """kill -9 once the run has saved its state; the same command then ends in the bits of a run that was left alone."""
+def test_killed_and_gone_on_with(name: str, process: Callable[..., Any], place: Path, tmp_path: Path) -> None:
+    """kill -9 once the run has saved its state; the same command then ends in the bits of a run that was left alone,
+    on as many threads."""
     command = [*words(name, place), "--out", "killed"]
     child = subprocess.Popen(
         [sys.executable, "-c", ENTRY, *command], cwd=tmp_path, env=surroundings(place) | {"OMP_NUM_THREADS": "1"},
@@ -112,7 +113,7 @@ def test_killed_and_gone_on_with(name: str, budwood: Callable[..., Any], place: 
         time.sleep(0.01)
     child.send_signal(signal.SIGKILL)
     child.wait()
-    gone_on, alone = budwood(*command), budwood(*words(name, place), "--out", "alone")
+    gone_on, alone = (process("-c", ENTRY, *words(name, place), "--out", out) for out in ("killed", "alone"))
     assert gone_on.code == 0 and alone.code == 0, (gone_on, alone)
     one, other = (Checkpoint.load(tmp_path / said.out.strip()) for said in (gone_on, alone))
     assert one.digest() == other.digest()

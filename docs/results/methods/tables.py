@@ -42,7 +42,8 @@ def trained() -> str:
         first = same[0]
         density = statistics.mean(100 * float(row["density"]) for row in same)
         accuracy = spread([100 * float(row["test_top1"]) for row in same])
-        minutes = statistics.mean(float(row["cpu_seconds"]) / 60 for row in same)
+        measured = [float(row["cpu_seconds"]) / 60 for row in same if row["cpu_seconds"]]
+        minutes = f"{statistics.mean(measured):.0f}" if measured else "not measured"
         memory = max(int(row["peak_mb"]) for row in same)
         start = {"scratch": "new weights", "dense": "the dense network"}[first["start"]]
         facts = [
@@ -52,7 +53,7 @@ def trained() -> str:
             first["epochs"],
             f"{density:.2f}",
             accuracy,
-            f"{minutes:.0f}",
+            minutes,
             str(memory),
         ]
         lines.append("| " + " | ".join(facts) + " |")
