@@ -30,6 +30,7 @@ def targets() -> dict[str, Callable[[random.Random], None]]:
 
 
 def read_as(name: str, data: bytes) -> None:
+    torch.set_num_threads(1)  # this is a forked process, and the threads of its parent are not in it
     path = Path(folder().name, name)
     path.write_bytes(data)
     found = read(path)
