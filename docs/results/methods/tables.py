@@ -44,7 +44,7 @@ def trained() -> str:
         accuracy = spread([100 * float(row["test_top1"]) for row in same])
         measured = [float(row["cpu_seconds"]) / 60 for row in same if row["cpu_seconds"]]
         minutes = f"{statistics.mean(measured):.0f}" if measured else "not measured"
-        memory = max(int(row["peak_mb"]) for row in same)
+        memory = max((int(row["peak_mb"]) for row in same if row["peak_mb"]), default="not measured")
         start = {"scratch": "new weights", "dense": "the dense network"}[first["start"]]
         facts = [
             cell,
