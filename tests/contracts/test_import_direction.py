@@ -38,6 +38,7 @@ HEAVY = {
     "onnxruntime",
     "onnxscript",
     "openvino",
+    "pyarrow",
     "ray",
     "timm",
 }

@@ -1,15 +1,11 @@
-"""The contract of every registered task, on a data set's real layout: names and counts are true, pixels are not."""
+"""The contract of every registered task, on every layout in which people have its data."""
 
-import hashlib
 import importlib.util
-import json
-import os
 import shutil
 import tarfile
 import urllib.error
 from collections.abc import Iterator
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -22,108 +18,9 @@ from budwood.core.errors import UserError
 from budwood.core.registry import tasks
 from budwood.testing.tasks import check_task
 
+from .data_sets import CARS, LAYOUTS, lay_out
+
 ARCHIVES = Path(__file__).resolve().parents[3] / "shared" / "data" / "images"
-
-
-class Builder:
-    """Lays files out below a root; every image is one tiny JPEG under another name."""
-
-    def __init__(self, root: Path) -> None:
-        self.root = root
-        self.picture = root / "picture.jpg"
-        root.mkdir(parents=True)
-        Image.linear_gradient("L").resize((50, 60)).convert("RGB").save(self.picture)
-
-    def image(self, name: str) -> None:
-        (self.root / name).parent.mkdir(parents=True, exist_ok=True)
-        os.link(self.picture, self.root / name)
-
-    def text(self, name: str, lines: list[str]) -> None:
-        (self.root / name).parent.mkdir(parents=True, exist_ok=True)
-        (self.root / name).write_text("\n".join(lines) + "\n")
-
-
-def flowers102(build: Builder, patch: pytest.MonkeyPatch) -> None:
-    scipy_io = pytest.importorskip("scipy.io")
-    ids = np.arange(1, 8190)
-    labels = (ids - 1) % 102 + 1
-    for k in ids:
-        build.image(f"flowers-102/jpg/image_{k:05d}.jpg")
-    folder = build.root / "flowers-102"
-    scipy_io.savemat(folder / "imagelabels.mat", {"labels": labels})
-    scipy_io.savemat(folder / "setid.mat", {"trnid": ids[:1020], "valid": ids[1020:2040], "tstid": ids[2040:]})
-    # The check of the label files stays, against the sums of these ones.
-    sums = dict(datasets.Flowers102._file_dict)
-    for key, name in (("label", "imagelabels.mat"), ("setid", "setid.mat")):
-        sums[key] = (name, hashlib.md5((folder / name).read_bytes()).hexdigest())
-    patch.setattr(datasets.Flowers102, "_file_dict", sums)
-
-
-def dtd(build: Builder, patch: pytest.MonkeyPatch) -> None:
-    rows: dict[str, list[str]] = {"train1": [], "val1": [], "test1": []}
-    for k in range(47):
-        for number in range(120):
-            name = f"texture{k:02}/texture{k:02}_{number:04}.jpg"
-            build.image(f"dtd/dtd/images/{name}")
-            rows[("train1", "val1", "test1")[number % 3]].append(name)
-    for part, names in rows.items():
-        build.text(f"dtd/dtd/labels/{part}.txt", names)
-
-
-def fgvcaircraft(build: Builder, patch: pytest.MonkeyPatch) -> None:
-    data = "fgvc-aircraft-2013b/data"
-    variants = ["F/A-18", "Boeing 717", *(f"A{300 + k}" for k in range(98))]
-    build.text(f"{data}/variants.txt", variants)
-    for part, first, last in (("train", 0, 3334), ("val", 3334, 6667), ("test", 6667, 10000)):
-        build.text(f"{data}/images_variant_{part}.txt", [f"{k:07} {variants[k % 100]}" for k in range(first, last)])
-    for k in range(10000):
-        build.image(f"{data}/images/{k:07}.jpg")
-
-
-def food101(build: Builder, patch: pytest.MonkeyPatch) -> None:
-    for k in range(1000):
-        build.image(f"food-101/images/dish_000/{k}.jpg")
-    dishes = [f"dish_{k:03}" for k in range(101)]
-    for dish in dishes[1:]:  # 101,000 files would take their time
-        (build.root / "food-101/images" / dish).symlink_to("dish_000")
-    for part, numbers in (("train", range(750)), ("test", range(750, 1000))):
-        build.text(f"food-101/meta/{part}.json", [json.dumps({d: [f"{d}/{k}" for k in numbers] for d in dishes})])
-
-
-def oxfordiiitpet(build: Builder, patch: pytest.MonkeyPatch) -> None:
-    for part, count in (("trainval", 3680), ("test", 3669)):
-        ids = [(f"great_breed{k % 37:02}_{part}{k}", k % 37 + 1) for k in range(count)]
-        build.text(f"oxford-iiit-pet/annotations/{part}.txt", [f"{name} {label} 1 1" for name, label in ids])
-        for name, _ in ids:
-            build.image(f"oxford-iiit-pet/images/{name}.jpg")
-
-
-def cifar(build: Builder, patch: pytest.MonkeyPatch, classes: int, name: str) -> None:
-    """Its real files are pickles under fixed checksums, so torchvision's reader is stood in for."""
-
-    def reader(root: Path, train: bool, download: bool) -> SimpleNamespace:
-        count = 50000 if train else 10000
-        names = [f"class {k}" for k in range(classes)]
-        data = np.zeros((count, 32, 32, 3), np.uint8)
-        return SimpleNamespace(data=data, targets=[k % classes for k in range(count)], classes=names)
-
-    patch.setattr(tasks.get(name), "dataset", staticmethod(reader))
-
-
-LAYOUTS = {
-    "flowers102": flowers102,
-    "dtd": dtd,
-    "fgvcaircraft": fgvcaircraft,
-    "food101": food101,
-    "oxfordiiitpet": oxfordiiitpet,
-    "cifar10": lambda build, patch: cifar(build, patch, 10, "cifar10"),
-    "cifar100": lambda build, patch: cifar(build, patch, 100, "cifar100"),
-}
-
-
-def lay_out(name: str, root: Path, patch: pytest.MonkeyPatch) -> Path:
-    LAYOUTS[name](Builder(root), patch)
-    return root
 
 
 @pytest.fixture
@@ -133,17 +30,61 @@ def root(tmp_path: Path) -> Iterator[Path]:
     shutil.rmtree(tmp_path / "data", ignore_errors=True)
 
 
+def opened(name: str, root: Path | None, **options: Any) -> Any:
+    return tasks.get(name)(root, download=False, **options)
+
+
 def test_every_member_is_checked_here() -> None:
     assert set(tasks.names()) == {"folder", "elpv", *LAYOUTS}
 
 
-@pytest.mark.parametrize("name", sorted(LAYOUTS))
-def test_contract_of_torchvision_sets(name: str, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    lay_out(name, root, monkeypatch)
-    task = check_task(lambda: tasks.get(name)(root, download=False))
-    assert task.source.startswith("https://") and task.licence
-    moved = tasks.get(name)(root, seed=1, download=False).digest() != task.digest()
-    assert moved == any("held out" in note for note in task.notes)  # the authors' own splits know no seed
+STUDY = {  # classes, train, test, metric, mean and deviation in ten thousandths, fine-grained: the study's own settings
+    "fgvcaircraft": (100, 6667, 3333, "mean_per_class", [4892, 5159, 5356, 2275, 2200, 2476], True),
+    "birdsnap": (500, 32677, 8171, "top1", [4856, 4948, 4486, 2233, 2213, 2586], True),
+    "caltech101": (101, 3030, 5647, "mean_per_class", [5413, 5063, 4693, 3115, 3090, 3183], False),
+    "caltech256": (257, 15420, 15187, "mean_per_class", [5438, 5141, 4821, 3077, 3044, 3163], False),
+    "stanfordcars": (196, 8144, 8041, "top1", [4513, 4354, 4358, 2900, 2880, 2951], True),
+    "cifar10": (10, 50000, 10000, "top1", [4914, 4822, 4465, 2023, 1994, 2010], False),
+    "cifar100": (100, 50000, 10000, "top1", [5071, 4867, 4408, 2675, 2565, 2761], False),
+    "dtd": (47, 3760, 1880, "top1", [5322, 4734, 4251, 2642, 2530, 2613], False),
+    "flowers102": (102, 2040, 6149, "mean_per_class", [5133, 4148, 3383, 2959, 2502, 2900], True),
+    "food101": (101, 75750, 25250, "top1", [5566, 4378, 3193, 2589, 2622, 2630], True),
+    "oxfordiiitpet": (37, 3680, 3669, "mean_per_class", [4807, 4432, 3949, 2598, 2537, 2597], True),
+    "sun397": (397, 19850, 19850, "top1", [4772, 4566, 4168, 2556, 2520, 2720], False),
+}
+
+
+@pytest.mark.parametrize("name", STUDY)
+def test_facts_of_the_study(name: str) -> None:
+    kind = tasks.get(name)
+    mean, deviation = kind.statistics
+    pixels = [round(10000 * value) for value in (*mean, *deviation)]
+    train = kind.declared_sizes["train"] + kind.declared_sizes["val"]
+    here = kind.declared_classes, train, kind.declared_sizes["test"], kind.metric, pixels, kind.fine_grained
+    assert here == STUDY[name]
+    assert kind.study_lr == (0.01 if name in ("fgvcaircraft", "stanfordcars") else 0.001)
+
+
+LARGE = {"birdsnap", "caltech256", "cifar10", "cifar100", "food101", "sun397"}
+CASES = [
+    pytest.param(name, layout, marks=pytest.mark.slow if layout == "class folders" and name in LARGE else ())
+    for name, layouts in LAYOUTS.items()
+    for layout in layouts
+]
+
+
+@pytest.mark.parametrize(("name", "layout"), CASES)
+def test_contract_of_published_sets(name: str, layout: str, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lay_out(name, layout, root, monkeypatch)
+    task = check_task(lambda: opened(name, root))
+    assert task.source.startswith("https://") and task.licence and task.notes[0].startswith("layout: ")
+    assert any("held out" in note for note in task.notes) == (task.trainval is not None) or name == "fgvcaircraft"
+
+
+@pytest.mark.parametrize(("name", "moves"), [("oxfordiiitpet", True), ("dtd", False)])
+def test_a_seed_moves_what_is_held_out(name: str, moves: bool, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lay_out(name, "authors", root, monkeypatch)
+    assert (opened(name, root, seed=1).digest() != opened(name, root).digest()) == moves
 
 
 @pytest.mark.skipif(importlib.util.find_spec("elpv_dataset") is None, reason="the package elpv-dataset is absent")
@@ -192,39 +133,194 @@ def refusal(name: str, root: Path, **options: Any) -> str:
     return str(caught.value)
 
 
-@pytest.mark.parametrize("name", sorted(LAYOUTS))
-def test_absent_and_no_internet(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def no_internet(*_: Any, **__: Any) -> None:
+@pytest.fixture
+def no_internet(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What was asked for."""
+    asked: list[str] = []
+
+    def urlopen(request: Any, *_: Any, **__: Any) -> None:
+        asked.append(request.full_url)
         raise urllib.error.URLError("no internet")
 
-    monkeypatch.setattr(torchvision.datasets.utils.urllib.request, "urlopen", no_internet)
+    monkeypatch.setattr(torchvision.datasets.utils.urllib.request, "urlopen", urlopen)
+    return asked
+
+
+@pytest.mark.parametrize("name", sorted(LAYOUTS))
+def test_absent(name: str, tmp_path: Path, no_internet: list[str]) -> None:
     member: Any = tasks.get(name)
     where = str(tmp_path / member.place)
-    message = refusal(name, tmp_path)
-    assert "no internet" in message and member.source in message and where in message
-    message = refusal(name, tmp_path, download=False)
-    assert "is not in" in message and member.source in message and where in message
+    for download in (False, True):
+        message = refusal(name, tmp_path, download=download)
+        assert member.source in message and where in message
+        assert ("no internet" if download and member.dataset else "is not in") in message
+    assert bool(no_internet) == bool(member.dataset)
 
 
 def test_data_root_from_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("BUDWOOD_DATA", str(tmp_path))
-    assert str(tmp_path / "dtd") in refusal("dtd", None, download=False)  # type: ignore[arg-type]
+    assert str(tmp_path / "dtd") in refusal("dtd", None, download=False)
+
+
+def test_a_download_that_was_begun_goes_on_and_other_folders_are_left_alone(
+    tmp_path: Path, no_internet: list[str]
+) -> None:
+    for place in ("flowers-102/jpg", "other/jpg", "other/SUN397/a/abbey", "SUN397/a/abbey"):
+        (tmp_path / place).mkdir(parents=True)
+    assert "could not be downloaded" in refusal("flowers102", tmp_path) and no_internet
+    assert "could not be downloaded" in refusal("sun397", tmp_path)  # its lists, as its images seem to be there
+    assert no_internet[-1].endswith("Partitions.zip")
+    no_internet.clear()
+    assert "incomplete: it has no imagelabels.mat, setid.mat" in refusal("flowers102", tmp_path / "other")
+    assert "incomplete: it has no Training_01.txt" in refusal("sun397", tmp_path / "other/SUN397")
+    assert no_internet == []
 
 
 def test_wrong_counts_name_both(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    lay_out("dtd", root, monkeypatch)
+    lay_out("dtd", "authors", root, monkeypatch)
     labels = root / "dtd/dtd/labels/val1.txt"
     labels.write_text("\n".join(labels.read_text().split()[1:]) + "\n")
     message = refusal("dtd", root, download=False)
     assert "'val': 1879" in message and "'val': 1880" in message
 
 
-def test_missing_images_and_labels(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    lay_out("dtd", root, monkeypatch)
-    (root / "dtd/dtd/images/texture00/texture00_0000.jpg").unlink()
-    assert "lacks 1 train images: dtd/dtd/images/texture00/texture00_0000.jpg" in refusal("dtd", root)
+def test_missing_broken_and_empty_images(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lay_out("dtd", "authors", root, monkeypatch)
+    first, second, third = (root / f"dtd/dtd/images/texture00/texture00_{k:04}.jpg" for k in (0, 3, 6))
+    first.unlink()
+    assert "lacks 1 train images" in refusal("dtd", root) and "images/texture00/texture00_0000.jpg" in refusal(
+        "dtd", root
+    )
+    second.unlink()
+    second.symlink_to("nowhere.jpg")
+    third.unlink()
+    third.touch()
+    assert "lacks 3 train images" in refusal("dtd", root)
     (root / "dtd/dtd/labels/test1.txt").unlink()
     assert "incomplete" in refusal("dtd", root)
+
+
+def test_missing_classes(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lay_out("caltech101", "authors", root, monkeypatch)
+    shutil.rmtree(root / "caltech101/101_ObjectCategories/accordion")
+    assert "'classes': 100" in refusal("caltech101", root, download=False)
+    lay_out("oxfordiiitpet", "class folders", root / "more", monkeypatch)
+    (root / "more/pets/train/class 007").rename(root / "more/away")
+    assert "has not two train images of class 007" in refusal("oxfordiiitpet", root / "more")
+    (root / "more/pets/train/class 007").mkdir()
+    assert "has no image in train/class 007" in refusal("oxfordiiitpet", root / "more")
+
+
+def test_damaged_lists(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lay_out("stanfordcars", "torchvision", root, monkeypatch)
+    file = root / "stanford_cars/devkit/cars_train_annos.mat"
+    whole = file.read_bytes()
+    for data in (b"", b"no such thing", whole[: len(whole) // 2]):
+        file.write_bytes(data)
+        assert "is incomplete" in refusal("stanfordcars", root)
+
+
+def test_cars_in_csv_need_their_classes(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lay_out("stanfordcars", "CSV", root, monkeypatch)
+    file = root / "devkit/cars_test_annos_withlabels.csv"
+    file.write_text(file.read_text().replace("Class", "bbox_x2"))
+    assert "has no column `class`" in refusal("stanfordcars", root)
+    file.write_text("bbox_x1,class,fname\n1,197,00001.jpg\n")
+    assert "stanfordcars in" in refusal("stanfordcars", root)
+
+
+# ------------------------------------------------------------------------- splits, against other readers of them
+
+
+def names_of(task: Any, *splits: str) -> list[tuple[str, int]]:
+    return [(str(Path(s).relative_to(task.folder)), k) for split in splits for s, k in task.samples[split]]
+
+
+@pytest.mark.parametrize(
+    ("name", "train"), [("caltech101", 30), pytest.param("caltech256", 60, marks=pytest.mark.slow)]
+)
+def test_caltech_against_torchvision(name: str, train: int, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lay_out(name, "authors", root, monkeypatch)
+    task = opened(name, root)
+    theirs: Any = tasks.get(name).dataset(root)
+    assert list(task.classes) == theirs.categories
+    numbers = [[(k, n) for k, n in zip(theirs.y, theirs.index, strict=True) if k == c] for c in set(theirs.y)]
+    expected = {"train": [x for c in numbers for x in c[:train]], "test": [x for c in numbers for x in c[train:]]}
+    together = {"train": task.trainval, "test": task.samples["test"]}
+    for split, samples in together.items():
+        assert [(k, int(Path(s).stem[-4:])) for s, k in samples] == expected[split]
+    stray = task.folder / task.classes[5] / "Thumbs.db"
+    stray.touch()
+    shutil.rmtree(task.folder / "BACKGROUND_Google", ignore_errors=True)
+    assert opened(name, root).digest() == task.digest()
+
+
+def test_cars_against_torchvision_and_among_layouts(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = {}
+    for layout in ("torchvision", "CSV", "headless CSV", "single archive"):
+        lay_out("stanfordcars", layout, root / layout, monkeypatch)
+        found[layout] = task = opened("stanfordcars", root / layout)
+        assert list(task.classes) == CARS
+    for split, samples in (("train", "trainval"), ("test", None)):
+        theirs: Any = datasets.StanfordCars(root / "torchvision", split=split)
+        assert theirs.classes == CARS
+        expected = [(Path(path).name, k) for path, k in theirs._samples]
+        for layout in ("torchvision", "CSV", "headless CSV"):
+            ours = found[layout].trainval if samples else found[layout].samples["test"]
+            assert [(path.name, k) for path, k in ours] == expected
+    assert found["single archive"].targets("test") == [k % 196 for k in range(8144, 8144 + 8041)]
+
+
+def test_sun_against_torchvision(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lay_out("sun397", "authors", root, monkeypatch)
+    task = opened("sun397", root)
+    theirs: Any = datasets.SUN397(root)
+    assert list(task.classes) == theirs.classes and task.classes[1] == "church/indoor"
+    lines = (root / "Partitions/Training_01.txt").read_text().split()
+    assert [f"/{Path(s).relative_to(task.folder)}" for s, _ in task.trainval] == lines
+    assert all(
+        task.classes[k] == "/".join(Path(s).parts[-3:-1]).split("/", 1)[-1] or "church" in str(s)
+        for s, k in task.trainval[::50]
+    )
+
+
+def test_aircraft_in_the_authors_order(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lay_out("fgvcaircraft", "authors", root, monkeypatch)
+    task = opened("fgvcaircraft", root)
+    numbers = [int(Path(s).stem) for s, _ in task.trainval]
+    assert numbers[:3] == [0, 100, 200] and sorted(numbers) == list(range(6667))
+
+
+def test_birdsnap_says_what_is_missing(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lay_out("birdsnap", "lists", root, monkeypatch)
+    task = opened("birdsnap", root)
+    sizes: Any = task.sizes
+    assert sizes["test"] == 2443 and sizes["train"] + sizes["val"] == 49829 - 2443 - 250 * 20
+    assert (
+        task.notes[-1]
+        == "42,386 train images for the study's 32,677; 2,443 test images for the study's 8,171, 5,728 missing"
+    )
+    assert any("47,386 images listed in train, 2,443 in test" in note for note in task.notes)
+    shutil.rmtree(root / "birdsnap/download/images/Bird_003")
+    assert "has not two train images of Bird_003" in refusal("birdsnap", root)
+
+
+@pytest.mark.parametrize(("name", "own"), [("dtd", "dtd/dtd"), ("oxfordiiitpet", "oxford-iiit-pet")])
+def test_own_folder_or_the_one_above(name: str, own: str, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lay_out(name, "authors", root, monkeypatch)
+    digest = opened(name, root).digest()
+    steps = Path(own).parts
+    for k in range(1, len(steps) + 1):
+        assert opened(name, root.joinpath(*steps[:k])).digest() == digest
+    (root / own).rename(root / "textures and pets")
+    task = opened(name, root / "textures and pets")
+    assert task.digest() == digest and all(Path(s).exists() for s, _ in task.samples["train"])
+
+
+def test_val_of_class_folders_is_as_large_as_the_authors(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lay_out("flowers102", "class folders", root, monkeypatch)
+    task = opened("flowers102", root)
+    assert set(np.bincount(task.targets("val"))) == {10} and "cannot be told from train" in task.notes[-1]
 
 
 def test_the_contract_can_fail(tmp_path: Path) -> None:

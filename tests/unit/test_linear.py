@@ -3,13 +3,13 @@
 import copy
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import balanced_accuracy_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from torch import Tensor, nn
@@ -24,8 +24,10 @@ from budwood.core.task import SPLITS, Preprocessing, Split
 from budwood.models.network import Network, prunable
 from budwood.tasks.images import transforms
 from budwood.tasks.samples import SampleTask
+from budwood.tasks.views import Official
+from budwood.train.data import batch_plan, mixed_seed
 from budwood.transfer.full import full
-from budwood.transfer.linear import REGULARISATION, features, fit_head, linear, logits
+from budwood.transfer.linear import REGULARISATION, fit_head, linear, logits
 
 SIZES = {"train": 60, "val": 20, "test": 20}
 
@@ -75,32 +77,6 @@ def by_hand(task: Tones, split: Split, state: dict[str, Tensor]) -> tuple[Tensor
     return x, torch.tensor(task.targets(split))
 
 
-@pytest.mark.parametrize("workers", [0, 1])
-def test_features_are_what_the_classifier_sees(tmp_path: Path, workers: int) -> None:
-    task, net = Tones(5), network()
-    expected = by_hand(task, "train", net.module.state_dict())
-    data = task.load("train", transforms(net.lineage.preprocessing, train=False))
-    found = features(net, data, tmp_path / "made" / "train.safetensors", workers)
-    torch.testing.assert_close(found[0], expected[0], rtol=1e-5, atol=1e-6)
-    assert torch.equal(found[1], expected[1]) and found[0].dtype == torch.float32
-    assert not net.module.get_submodule("8")._forward_pre_hooks
-    with torch.no_grad():
-        net.module[0].weight.zero_()
-    again = features(net, data, tmp_path / "made" / "train.safetensors", workers)  # from the file
-    assert torch.equal(again[0], found[0]) and torch.equal(again[1], found[1])
-
-
-def test_stored_features_that_do_not_fit_are_refused(tmp_path: Path) -> None:
-    task, net, file = Tones(2), network(), tmp_path / "x.safetensors"
-    view = transforms(net.lineage.preprocessing, train=False)
-    features(net, task.load("val", view), file)
-    with pytest.raises(UserError, match="holds 20 features for 60 images; delete it"):
-        features(net, task.load("train", view), file)
-    file.write_bytes(file.read_bytes()[:100])
-    with pytest.raises(UserError, match="is damaged; delete it"):
-        features(net, task.load("val", view), file)
-
-
 def clouds(classes: int, count: int, seed: int) -> tuple[Tensor, Tensor]:
     """Points around a centre for each class, on axes of very different scale and one that is constant."""
     chance = np.random.default_rng(seed)
@@ -133,37 +109,54 @@ def test_lbfgs_is_scikit_learns_pipeline(classes: int) -> None:
 
 
 def test_sgd_is_the_plain_loop() -> None:
-    """In the order of the run: what is compared is the arithmetic, so the batches are read off a first pass."""
+    """The arithmetic, with the loss written out and the learning rate from PyTorch's own schedule."""
     train, val = clouds(3, 100, 1), clouds(3, 30, 2)
     train, val = (train[0] / 100, train[1]), (val[0] / 100, val[1])
     recipe = Recipe(epochs=4, batch_size=16, lr=0.2, select="last", head="sgd",
                     label_smoothing=0.1)  # fmt: skip
-    taken: list[list[int]] = []
-
-    class Watched(Tensor):
-        @classmethod
-        def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-            if func is Tensor.__getitem__ and isinstance(args[1], list):
-                taken.append(args[1])
-            return super().__torch_function__(func, types, args, kwargs or {})
-
-    head, history = fit_head((train[0].as_subclass(Watched), train[1]), val, 3, recipe, "top1", 11)
-    assert len(taken) == 4 * 7 and sorted(i for batch in taken[:7] for i in batch) == list(range(100))
+    head, history = fit_head(train, val, 3, recipe, "top1", 11)
     start, _ = fit_head(train, val, 3, recipe.model_copy(update={"lr": 1e-30, "epochs": 1}), "top1", 11)
     plain = nn.Linear(6, 3)
-    plain.load_state_dict({"weight": torch.as_tensor(start[0]), "bias": torch.as_tensor(start[1])})
+    plain.load_state_dict({"weight": start[0], "bias": start[1]})
     optimizer = torch.optim.SGD(plain.parameters(), 0.2, momentum=0.9, weight_decay=5e-4)
     scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 4 * 7)
-    for batch in taken:
-        optimizer.zero_grad()
-        logs = plain(train[0][batch]).log_softmax(1)
-        wanted = F.one_hot(train[1][batch], 3) * 0.9 + 0.1 / 3
-        (-(wanted * logs).sum(1)).mean().backward()
-        optimizer.step()
-        scheduler.step()
-    torch.testing.assert_close(torch.as_tensor(head[0]).as_subclass(Tensor), plain.weight.detach(), rtol=0, atol=1e-6)
-    torch.testing.assert_close(torch.as_tensor(head[1]).as_subclass(Tensor), plain.bias.detach(), rtol=0, atol=1e-6)
+    for epoch in range(4):
+        batches = batch_plan(100, 16, 11, epoch)
+        assert sorted(i for batch in batches for i in batch) == list(range(100))
+        for batch in batches:
+            optimizer.zero_grad()
+            logs = plain(train[0][batch]).log_softmax(1)
+            wanted = F.one_hot(train[1][batch], 3) * 0.9 + 0.1 / 3
+            (-(wanted * logs).sum(1)).mean().backward()
+            optimizer.step()
+            scheduler.step()
+    torch.testing.assert_close(head[0], plain.weight.detach(), rtol=0, atol=1e-6)
+    torch.testing.assert_close(head[1], plain.bias.detach(), rtol=0, atol=1e-6)
     assert len(history) == 4
+
+
+def test_sgd_takes_no_short_cut() -> None:
+    """To the bit what the obvious loop gives, with the study's settings: so a faster one computes nothing else."""
+    train, val = clouds(5, 300, 1), clouds(5, 60, 2)
+    recipe = Recipe(head="sgd").for_linear().model_copy(update={"epochs": 60})
+    head, history = fit_head(train, val, 5, recipe, "mean_per_class", 7)
+    torch.manual_seed(mixed_seed(7))
+    plain = nn.Linear(6, 5)
+    optimizer = torch.optim.SGD(plain.parameters(), 0.01, momentum=0.9, weight_decay=5e-4)
+    kept, ranked = [], []
+    for epoch in range(60):
+        optimizer.param_groups[0]["lr"] = 0.01 if epoch < 51 else 0.01 * 0.1
+        for batch in batch_plan(300, 64, 7, epoch):
+            optimizer.zero_grad()
+            F.cross_entropy(plain(train[0][batch]), train[1][batch]).backward()
+            optimizer.step()
+        kept.append([p.detach().clone() for p in plain.parameters()])
+        predicted = F.linear(val[0], *kept[-1]).argmax(1)
+        ranked.append(balanced_accuracy_score(val[1].numpy(), predicted.numpy()))
+    assert [row["val_mean_per_class"] for row in history] == ranked
+    chosen = kept[ranked.index(max(ranked))]
+    assert torch.equal(head[0], chosen[0]) and torch.equal(head[1], chosen[1])
+    assert ranked.index(max(ranked)) not in (0, 59), "no choice to be made here"
 
 
 RECIPES: Sequence[Recipe] = [
@@ -191,6 +184,13 @@ def test_the_assembled_network_answers_as_its_head_on_the_features(recipe: Recip
     with torch.no_grad():
         whole = done.network.module.eval()(torch.stack([data[i][0] for i in range(20)]))
     torch.testing.assert_close(whole, answers, rtol=1e-4, atol=1e-4)
+    assert set(done.outputs) == {"val", "test"}
+    torch.testing.assert_close(done.outputs["val"][0], whole, rtol=1e-4, atol=1e-4)
+    assert torch.equal(done.outputs["val"][1], targets)
+    test = by_hand(task, "test", before)
+    expected = test[0] @ state["8.weight"].T + state["8.bias"]
+    torch.testing.assert_close(done.outputs["test"][0], expected, rtol=1e-4, atol=1e-4)
+    assert torch.equal(done.outputs["test"][1], test[1])
     if recipe.select == "best":
         assert row["val_top1"] == max(r["val_top1"] for r in done.history)
     else:
@@ -216,13 +216,16 @@ def test_the_same_seed_gives_the_same_head() -> None:
     assert torch.equal(first, second) and not torch.equal(first, other)
 
 
-def test_a_head_that_is_a_convolution_is_refused() -> None:
-    torch.manual_seed(0)
-    module = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Conv2d(8, 7, 1), nn.Flatten())
-    lineage = Lineage(architecture="toy", num_classes=7, preprocessing=Preprocessing(size=16, resize=16))
-    net = Network(module, Mask.ones(prunable(module, head=True)), lineage)
-    with pytest.raises(UserError, match="toy has a convolution as its head; transfer it with --mode full"):
-        linear(net, Tones(2), Recipe(), 0)
+def test_in_the_study_val_is_test_and_nothing_is_computed_twice(tmp_path: Path) -> None:
+    task = Official(Tones(5))
+    done = linear(network(), task, RECIPES[2], 0, cache=tmp_path / "features", crops=tmp_path / "crops")
+    assert sorted(path.name for path in (tmp_path / "features").iterdir()) == ["test.safetensors", "train.safetensors"]
+    assert len(list((tmp_path / "crops").iterdir())) == 2
+    assert torch.equal(done.outputs["val"][0], done.outputs["test"][0]) and len(done.outputs["val"][0]) == 20
+    again = linear(network(), task, RECIPES[2], 0)
+    assert torch.equal(again.network.module[8].weight, done.network.module[8].weight)
+    other = linear(network(), Tones(5), RECIPES[2], 0)
+    assert not torch.equal(other.network.module[8].weight, done.network.module[8].weight)
 
 
 def test_sgd_without_an_epoch_is_refused() -> None:

@@ -389,6 +389,9 @@ def test_flops_of_one_layer_by_hand() -> None:
     first, second, last = layers(module.train(), mask, 9)
     assert (second.name, second.shape, second.kept, second.total) == ("1", (6, 2, 3, 3), 21, 108)
     assert (second.flops_dense, second.flops) == (2 * 108 * 25, 2 * 21 * 25)
+    # The 21 weights are the whole first filter and a row of the second; both groups have two input channels.
+    assert (second.filters, second.filters_zero, second.channels, second.channels_zero) == (6, 4, 4, 2)
+    assert (first.filters, first.filters_zero, first.channels, first.channels_zero) == (4, 0, 3, 0)
     assert (first.flops, last.flops, last.kept) == (2 * 12 * 81, 2 * 300, 300)
     assert module.training and not module[0]._forward_hooks
 

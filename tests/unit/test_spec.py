@@ -43,6 +43,7 @@ OTHER: dict[str, Any] = {
     "transfer": "none",
     "seed": 4,
     "recipe": Recipe(epochs=4),
+    "protocol": "cvpr22",
     "teacher": None,
 }
 RECIPE: dict[str, Any] = {

@@ -7,7 +7,6 @@ from typing import Annotated
 
 import torch
 from cyclopts import Parameter
-from cyclopts.validators import Number
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -22,9 +21,7 @@ from ..core.registry import sources
 from ..engine import explain
 from ..engine.program import CHUNKS, default_threads
 from ..models.network import Network, open_network
-from .common import Size, Threads, checked_sparsity, print_json, say
-
-Batch = Annotated[int, Parameter(validator=Number(gte=1, lte=1024))]
+from .common import Batch, Seconds, Size, Threads, checked_sparsity, print_json, say
 
 
 def run(
@@ -36,7 +33,7 @@ def run(
     sparsity: Annotated[list[str] | None, Parameter(consume_multiple=True)] = None,
     backends: Annotated[list[str] | None, Parameter(consume_multiple=True)] = None,
     size: Size | None = None,
-    seconds: Annotated[float, Parameter(validator=Number(gte=0))] = 20.0,
+    seconds: Seconds = 20.0,
     layers: Annotated[bool, Parameter(negative=())] = False,
     json: Annotated[bool, Parameter(negative=())] = False,
 ) -> None:

@@ -1,6 +1,8 @@
 """What several verbs share: options to objects, the screen, a runs folder that is ours."""
 
 import copy
+import csv
+import io
 import json
 import math
 import sys
@@ -15,11 +17,12 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from ..core.errors import UserError
-from ..core.registry import nearest, tasks
+from ..core.files import write_atomic
+from ..core.registry import tasks
 from ..core.spec import Recipe, RunSpec
 from ..core.task import Metric, Task
-from ..models.network import Network
 from ..study.run import MARKER, mark
+from ..tasks import opening
 
 screen = Console(stderr=True, highlight=False)
 """For words to a person; what a program may read goes to stdout."""
@@ -30,6 +33,8 @@ Training = Annotated[Recipe, Parameter(name="*", consume_multiple=True)]
 Seed = Annotated[int, Parameter(validator=Number(gte=0, lt=2**31))]
 Size = Annotated[int, Parameter(validator=Number(gte=16, lte=2048))]
 Workers = Annotated[int, Parameter(validator=Number(gte=0))]
+Batch = Annotated[int, Parameter(validator=Number(gte=1, lte=1024))]
+Seconds = Annotated[float, Parameter(validator=Number(gte=0))]
 Threads = Annotated[int, Parameter(validator=Number(gte=1, lte=1024))]
 
 
@@ -37,22 +42,13 @@ def open_task(
     data: str | None, task: str | None, *, metric: Metric | None = None, allow_unreadable: bool = False
 ) -> Task:
     """The task that DATA or --task names: a folder or CSV of one's own, or a registered one."""
-    if task is None:
-        if data is None:
-            raise UserError("no data: name a folder of class folders, a CSV file, or a task (`budwood ls tasks`)")
-        if data in tasks and not Path(data).exists():
-            task, data = data, None
-        else:
-            task = "folder"
-            if not Path(data).exists():
-                raise UserError(f"{data} is neither a folder or file nor a task; {nearest(data, tasks.names())}")
-    if metric is not None and task != "folder":
-        raise UserError(f"--metric is for images of one's own; {task} is measured as its authors do")
-    extra: dict[str, Any] = {"metric": metric} if metric else {}
-    if task == "folder":
-        extra["allow_unreadable"] = allow_unreadable
-    opened: Task = tasks.get(task)(Path(data) if data is not None else None, **extra)
-    return opened
+    if task is not None:
+        tasks.get(task)  # says what there is
+        place = Path(data) if data is not None else None
+        return opening.open_task(task, place, metric=metric, allow_unreadable=allow_unreadable)
+    if data is None:
+        raise UserError("no data: name a folder of class folders, a CSV file, or a task (`budwood ls tasks`)")
+    return opening.open_task(data, metric=metric, allow_unreadable=allow_unreadable)
 
 
 def checked_sparsity(value: str) -> float:
@@ -110,16 +106,6 @@ def runs_folder(path: Path) -> Path:
     return path
 
 
-def start_of(network: Network, recipe: Recipe) -> dict[str, Any]:
-    """What of a RunSpec says where the run starts. A file's path does not count, its content does."""
-    preprocessing = network.lineage.preprocessing
-    return {
-        "model": network.lineage.architecture,
-        "parent": network.checkpoint().digest(),
-        "preprocessing": preprocessing if recipe.size is None else preprocessing.at(recipe.size),
-    }
-
-
 class Bars:
     """Progress bars with rate and time left, on a terminal; silent elsewhere."""
 
@@ -173,3 +159,30 @@ def say(text: str, quiet: bool = False) -> None:
 
 def print_json(value: Any) -> None:
     sys.stdout.write(json.dumps(value, indent=1) + "\n")
+
+
+def write_rows(rows: list[dict[str, Any]], path: Path) -> None:
+    """One row a run, as CSV or, where the name ends so, Parquet. Columns are those of any row.
+
+    Raises UserError where the file cannot be written or Parquet's library is not installed.
+    """
+    columns = list(dict.fromkeys(name for row in rows for name in row))
+    if path.suffix == ".parquet":
+        write_atomic(path, _parquet([{name: row.get(name) for name in columns} for row in rows]))
+        return
+    text = io.StringIO()
+    writer = csv.DictWriter(text, columns)
+    writer.writeheader()
+    writer.writerows(rows)
+    write_atomic(path, text.getvalue())
+
+
+def _parquet(rows: list[dict[str, Any]]) -> bytes:
+    try:
+        import pyarrow
+        import pyarrow.parquet
+    except ImportError:
+        raise UserError("Parquet needs pyarrow: pip install 'budwood[parquet]', or write NAME.csv") from None
+    sink = pyarrow.BufferOutputStream()
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), sink)
+    return bytes(sink.getvalue())

@@ -9,10 +9,15 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from ..core.task import SPLITS
+from ..core.errors import UserError
+from ..core.registry import tasks
+from ..core.task import SPLITS, Task
 from ..tasks.check import Report
 from ..tasks.check import check as look
-from .common import print_json
+from ..tasks.inspection import inspect
+from ..tasks.manifest import compare, write
+from ..tasks.samples import few
+from .common import open_task, print_json, say
 
 app = App(name="data", help="Look at images before anything is trained on them.")
 
@@ -36,6 +41,78 @@ def check(directory: Path, /, *, json: Annotated[bool, Parameter(negative=())] =
     else:
         _print(report)
     sys.exit(2 if not report.totals else 1 if report.worst == "error" else 0)
+
+
+@app.command
+def manifest(
+    data: str,
+    /,
+    *,
+    task: str | None = None,
+    out: Annotated[Path | None, Parameter(name=["--out", "-o"])] = None,
+    check: Path | None = None,
+) -> None:
+    """Write which image is in which split, with its label and checksum, as CSV; or compare with what was written.
+
+    Exit code 1 where the data differs.
+
+    Parameters
+    ----------
+    data
+        Folder of class folders, a CSV file, or a task.
+    task
+        A task by name, its data in DATA.
+    out
+        CSV file to write: path,label,split,sha256.
+    check
+        CSV file to compare with.
+    """
+    opened = open_task(data, task)
+    if out and not check:
+        write(opened, out)
+    elif check and not out:
+        differences = compare(opened, check)
+        print("\n".join(differences), end="\n" * bool(differences))
+        sys.exit(1 if differences else 0)
+    else:
+        raise UserError("give --out FILE to write a manifest, or --check FILE to compare with one")
+
+
+@app.command
+def prepare(name: str, /, *, root: Path) -> None:
+    """Download a data set where that is possible, check it, and write its splits to ROOT/NAME.manifest.csv.
+
+    What cannot be downloaded is said: from where to get it and how it must lie. Done again, it compares with what
+    was written. Exit code 1 where an image cannot be read or the data is not as it was.
+
+    Parameters
+    ----------
+    name
+        A task; `budwood ls tasks` lists them.
+    root
+        Folder that has the data, or shall have it.
+    """
+    if name == "folder":
+        raise UserError("the task folder is for images of one's own: use `budwood data check` and `data manifest`")
+    task: Task = tasks.get(name)(root)
+    file = root / f"{name}.manifest.csv"
+    for note in task.notes:
+        say(note)
+    say(f"{len(task.classes)} classes, " + ", ".join(f"{count:,} {split}" for split, count in task.sizes.items()))
+    files = [s for split in SPLITS for s, _ in getattr(task, "samples", {split: []})[split] if isinstance(s, Path)]
+    faults = [f"{path} ({seen.fault})" for path, seen in zip(files, inspect(files), strict=True) if seen.fault]
+    if faults:
+        say(f"{len(faults)} of {len(files):,} images cannot be read: {few(faults)}; get them again")
+        sys.exit(1)
+    say(f"{len(files):,} images opened, all can be read")
+    if not file.exists():
+        write(task, file)
+        say(f"written: {file}")
+    elif differences := compare(task, file):
+        say(f"not as in {file}: {few(differences)}; remove that file if this is the right data")
+        sys.exit(1)
+    else:
+        say(f"the same as in {file}")
 
 
 def _print(report: Report) -> None:

@@ -9,11 +9,12 @@ from cyclopts import Parameter
 from ..core.errors import UserError
 from ..core.pruner import Tags
 from ..core.registry import methods, sources
-from ..core.spec import Recipe, RunSpec
+from ..core.spec import Recipe
 from ..core.task import Task
 from ..models.network import Network, open_network
 from ..study import recipe as recipes
 from ..study.run import CHECKPOINT, Runner, make_pruner
+from ..study.specs import Pruning, Start, data_facts, upstream_spec
 from ..tasks.plain import Images
 from ..train import distributed
 from .common import (
@@ -28,7 +29,6 @@ from .common import (
     print_json,
     runs_folder,
     say,
-    start_of,
 )
 
 
@@ -105,11 +105,8 @@ def run(
     network = _untrained(model, opened, seed) if from_scratch and opened else open_network(model)
     pruner.check(network.module, network.mask, recipe.epochs if trains and tags.gradual else 0)
     images = Images(calibration) if calibration is not None else None
-    used = recipe if trains else Recipe(epochs=0, size=recipe.size)
-    spec = RunSpec(
-        **start_of(network, used), **_data_facts(opened, images), method=name, where=_where(name, tags, trains),
-        sparsity=target, options=options, transfer="none", seed=seed, recipe=used,
-    )  # fmt: skip
+    facts = data_facts(opened, images.digest() if images else None)
+    spec = upstream_spec(Start.of(network), Pruning(name, target, options), seed, recipe, facts, trains)
     root = runs_folder(out) if distributed.rank() == 0 else out
     for line in network.notes:
         say(line, quiet)
@@ -163,19 +160,6 @@ def _check(name: str, tags: Tags, trains: bool, calibrates: bool, from_scratch: 
         raise UserError("--calibration is for pruning at once without --data; leave one of them out")
     if from_scratch and not trains:
         raise UserError("--from-scratch begins with new weights, which have to be trained: add --data")
-
-
-def _where(name: str, tags: Tags, trains: bool) -> Any:
-    """When it is pruned, in the words of a RunSpec."""
-    if name == "dense":
-        return "none"
-    return "upstream" if trains and (tags.gradual or tags.density == "given") else "one-shot"
-
-
-def _data_facts(task: Task | None, images: Images | None) -> dict[str, Any]:
-    if task is not None:
-        return {"task": task.name, "data": task.digest(), "metric": task.metric}
-    return {"task": "none", "data": images.digest() if images else "none"}
 
 
 def _untrained(model: str, task: Task, seed: int) -> Network:

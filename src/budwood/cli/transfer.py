@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -14,13 +15,15 @@ from ..core.errors import UserError
 from ..core.files import write_atomic
 from ..core.registry import backends, methods
 from ..core.result import Result
-from ..core.spec import Recipe, RunSpec, Transfer
+from ..core.spec import Protocol, Recipe, RunSpec, Transfer
 from ..core.task import Metric, Task
-from ..models.network import Network, from_checkpoint, open_network
+from ..models.network import Network, check_linear_head, from_checkpoint, open_network
 from ..report import html
 from ..report import screen as report_screen
 from ..study.run import CHECKPOINT, Runner, make_pruner
+from ..study.specs import Pruning, Start, transfer_spec
 from ..train import distributed
+from ..transfer.protocols import SEEDS, recipe_for, task_for
 from .common import (
     Bars,
     Seed,
@@ -35,7 +38,6 @@ from .common import (
     runs_folder,
     say,
     screen,
-    start_of,
 )
 
 LATENCY_SECONDS = 20.0
@@ -52,6 +54,7 @@ def run(
     mode: Annotated[list[Literal["linear", "full"]], Parameter(consume_multiple=True, negative=())] | None = None,
     seeds: Annotated[list[Seed], Parameter(consume_multiple=True, negative=())] | None = None,
     option: Annotated[list[str], Parameter(negative=())] | None = None,
+    protocol: Protocol = "budwood",
     recipe: Training = Recipe(),  # noqa: B008 -- frozen
     dense: bool = True,
     measure_latency: bool = True,
@@ -82,9 +85,11 @@ def run(
     mode
         linear: a new head on the frozen backbone (pruned at once). full: all weights (pruned while training).
     seeds
-        One run each.
+        One run each; 0 if not given, or as many as the protocol has.
     option
         A setting of the method, KEY=VALUE; may be repeated.
+    protocol
+        budwood: its own settings. cvpr22: the splits, settings and seeds of the CVPR 2022 study.
     dense
         Transfer the network without pruning too, to compare with.
     measure_latency
@@ -113,14 +118,14 @@ def run(
     checked_device(device)
     network = open_network(model)
     _check_network(network, mode or ["full"], sparsities)
-    _check_pruning(network, prune, sparsities, options, mode or ["full"], recipe)
-    opened = open_task(data, task, metric=metric, allow_unreadable=allow_unreadable)
-    base = {**start_of(network, recipe), "task": opened.name, "data": opened.digest(), "metric": opened.metric}
+    opened = task_for(protocol, open_task(data, task, metric=metric, allow_unreadable=allow_unreadable))
+    request = _Request(Start.of(network), opened, protocol, recipe, prune, sparsities, options, dense)
+    _check_pruning(network, request, mode or ["full"])
     specs = [
         spec
         for way in mode or ["full"]
-        for seed in _seeds_of(way, seeds or [0], recipe, quiet)
-        for spec in _specs(base, network, prune, sparsities, options, way, seed, recipe, dense)
+        for seed in _seeds_of(way, seeds or list(range(SEEDS[protocol][way])), request, quiet)
+        for spec in _specs(request, way, seed)
     ]
     root = runs_folder(out) if distributed.rank() == 0 else out
     for line in [*network.notes, *_about(opened)]:
@@ -182,9 +187,24 @@ def _check_linear(ways: Sequence[Transfer], recipe: Recipe) -> None:
         raise UserError(f"{option} does not count for a linear head, which has the study's settings; leave it out")
 
 
-def _seeds_of(way: Transfer, seeds: list[int], recipe: Recipe, quiet: bool) -> list[int]:
+@dataclass(frozen=True)
+class _Request:
+    """What was asked for, opened and checked."""
+
+    start: Start
+    task: Task
+    protocol: Protocol
+    recipe: Recipe
+    prune: str | None
+    sparsities: list[float]
+    options: dict[str, Any]
+    dense: bool
+
+
+def _seeds_of(way: Transfer, seeds: list[int], request: _Request, quiet: bool) -> list[int]:
     """The seeds that make a difference."""
-    if way == "full" or recipe.head == "sgd" or len(seeds) == 1:
+    head = recipe_for(request.protocol, request.task, way, request.recipe).head
+    if way == "full" or head == "sgd" or len(seeds) == 1:
         return seeds
     say("linear head: L-BFGS comes to the same for every seed, so one is run; --head sgd for several", quiet)
     return seeds[:1]
@@ -192,8 +212,8 @@ def _seeds_of(way: Transfer, seeds: list[int], recipe: Recipe, quiet: bool) -> l
 
 def _check_network(network: Network, ways: Sequence[Transfer], sparsities: list[float]) -> None:
     """What this network cannot do, before hours are spent on the runs that come first."""
-    if "linear" in ways and not isinstance(network.module.get_submodule(network.head), torch.nn.Linear):
-        raise UserError(f"{network.lineage.architecture} has a convolution as its head; transfer it with --mode full")
+    if "linear" in ways:
+        check_linear_head(network)
     already = network.mask.without([f"{network.head}.weight"]).sparsity
     if sparsities and min(sparsities) < already - 1e-3:
         raise UserError(
@@ -202,51 +222,28 @@ def _check_network(network: Network, ways: Sequence[Transfer], sparsities: list[
         )
 
 
-def _check_pruning(
-    network: Network,
-    prune: str | None,
-    sparsities: list[float],
-    options: dict[str, Any],
-    ways: Sequence[Transfer],
-    recipe: Recipe,
-) -> None:
+def _check_pruning(network: Network, request: _Request, ways: Sequence[Transfer]) -> None:
     """What the method cannot do with this network, said before the dense one is trained."""
     backbone = network.mask.without([f"{network.head}.weight"])
-    for sparsity in sparsities:
-        assert prune is not None  # `_check_request` has seen to that
-        pruner = make_pruner(prune, sparsity, options)
+    for sparsity in request.sparsities:
+        assert request.prune is not None  # `_check_request` has seen to that
+        pruner = make_pruner(request.prune, sparsity, request.options)
         for way in ways:
+            recipe = recipe_for(request.protocol, request.task, way, request.recipe)
             gradual = pruner.tags.gradual and way == "full"
             pruner.check(network.module, backbone, recipe.epochs if gradual else 0)
 
 
-def _specs(
-    base: dict[str, Any],
-    network: Network,
-    prune: str | None,
-    sparsities: list[float],
-    options: dict[str, Any],
-    way: Transfer,
-    seed: int,
-    recipe: Recipe,
-    dense: bool,
-) -> list[RunSpec]:
+def _specs(request: _Request, way: Transfer, seed: int) -> list[RunSpec]:
     """The runs of one way and seed: the network as it comes, then one per sparsity."""
-    used = recipe.for_linear() if way == "linear" else recipe
-    plain = used.model_copy(update={"distill": 0.0})
-    backbone = network.mask.without([f"{network.head}.weight"])
-    if backbone.sparsity > 0:
-        lineage = network.lineage
-        facts = {"method": lineage.method, "where": "upstream", "sparsity": backbone.sparsity}
-        first = RunSpec(**base, **facts, transfer=way, seed=seed, recipe=plain)
-    else:
-        first = RunSpec(**base, transfer=way, seed=seed, recipe=plain)
-    specs = [first] if dense or not sparsities else []
-    where = "one-shot" if way == "linear" or not (prune and methods.get(prune).tags.gradual) else "downstream"
-    for sparsity in sparsities:
-        extra = {"method": prune, "where": where, "sparsity": sparsity, "options": options}
-        teacher = first.run_id if used.distill and dense else None
-        specs.append(RunSpec(**base, **extra, transfer=way, seed=seed, recipe=used, teacher=teacher))
+    r = request
+    first = transfer_spec(r.start, r.task, way, seed, r.recipe, r.protocol)
+    specs = [first] if r.dense or not r.sparsities else []
+    teacher = first.run_id if r.recipe.distill and r.dense and way == "full" else None
+    for sparsity in r.sparsities:
+        assert r.prune is not None  # `_check_request` has seen to that
+        pruning = Pruning(r.prune, sparsity, r.options)
+        specs.append(transfer_spec(r.start, r.task, way, seed, r.recipe, r.protocol, pruning, teacher))
     return specs
 
 

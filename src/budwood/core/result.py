@@ -18,6 +18,11 @@ class Layer(BaseModel):
     shape: tuple[int, ...]
     kept: int
     total: int
+    filters: int = 0
+    """Output channels, and how many of them have no weight left; `channels` likewise for the input."""
+    filters_zero: int = 0
+    channels: int = 0
+    channels_zero: int = 0
     flops_dense: int
     flops: int
 
@@ -31,6 +36,8 @@ class Result(BaseModel):
     status: Literal["done", "failed", "skipped"]
     reason: str = ""
     metrics: dict[str, float] = {}
+    per_class: list[float] = []
+    """Share of each class's test images that are named rightly, in the order of the classes; NaN without images."""
     history: list[dict[str, float]] = []
     """One row an epoch."""
     layers: list[Layer] = []

@@ -9,6 +9,7 @@ from .task import Metric, Preprocessing
 
 Transfer = Literal["linear", "full", "none"]
 Where = Literal["none", "upstream", "downstream", "one-shot"]
+Protocol = Literal["budwood", "cvpr22"]
 
 COMPONENT_VERSIONS = {"fit": 2, "linear": 1, "prune": 2, "transforms": 1}
 """Raised by whoever changes what a component computes: results of older versions are then made again."""
@@ -71,7 +72,7 @@ class RunSpec(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
     model: str
     parent: str
-    """Digest of the checkpoint it starts from."""
+    """Digest of the checkpoint it starts from; `run:RUN_ID` for the one that another run makes."""
     preprocessing: Preprocessing | None = None
     """How the images reach the network."""
     task: str
@@ -85,6 +86,8 @@ class RunSpec(BaseModel):
     transfer: Transfer = "full"
     seed: int = Field(0, ge=0, lt=2**31)
     recipe: Recipe = Recipe()
+    protocol: Protocol = "budwood"
+    """Whose rules of splits and normalisation it follows (docs/explain/protocol.md)."""
     teacher: str | None = None
     """run_id of the run that is distilled from."""
 
@@ -97,4 +100,7 @@ class RunSpec(BaseModel):
     @property
     def run_id(self) -> str:
         """16 hex digits: the digest of the canonical JSON and the components' versions."""
-        return digest_of({"spec": self.model_dump(mode="json"), "versions": COMPONENT_VERSIONS})[:16]
+        spec = self.model_dump(mode="json")
+        if self.protocol == "budwood":  # a field of later days: older runs keep their names
+            del spec["protocol"]
+        return digest_of({"spec": spec, "versions": COMPONENT_VERSIONS})[:16]

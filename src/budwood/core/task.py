@@ -14,6 +14,7 @@ if TYPE_CHECKING:  # a saved program knows its preprocessing, and does without P
 Split = Literal["train", "val", "test"]
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
 Metric = Literal["top1", "mean_per_class"]
+Triple = tuple[float, float, float]
 
 
 class Preprocessing(BaseModel):
@@ -23,8 +24,8 @@ class Preprocessing(BaseModel):
     size: int = Field(224, ge=1, le=1 << 14)
     resize: int = Field(256, ge=1, le=1 << 14)
     interpolation: Literal["bilinear", "bicubic"] = "bilinear"
-    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
-    std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+    mean: Triple = (0.485, 0.456, 0.406)
+    std: Triple = (0.229, 0.224, 0.225)
 
     def at(self, size: int) -> Preprocessing:
         """The same at another image size in pixels, the ratio of resize to crop unchanged."""
@@ -42,6 +43,12 @@ class Task(ABC):
     metric: Metric = "top1"
     source: str = ""
     licence: str = ""
+    fine_grained: ClassVar[bool | None] = None
+    """Classes of one kind of thing (breeds, models), or of all kinds; None where nobody has said."""
+    statistics: ClassVar[tuple[Triple, Triple] | None] = None
+    """Mean and deviation of the training images in RGB, 0 to 1, with which the study normalises in full transfers."""
+    study_lr: ClassVar[float] = 0.001
+    """Learning rate of the study's full transfers to it."""
     declared_classes: ClassVar[int | None] = None
     declared_sizes: ClassVar[dict[str, int] | None] = None
     classes: tuple[str, ...]

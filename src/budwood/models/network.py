@@ -51,6 +51,12 @@ def head_of(module: nn.Module) -> str:
     return names[-1]
 
 
+def check_linear_head(network: Network) -> None:
+    """Raises UserError where the classifier is no linear layer, so that no linear head can take its place."""
+    if not isinstance(network.module.get_submodule(network.head), nn.Linear):
+        raise UserError(f"{network.lineage.architecture} has a convolution as its head; transfer it with --mode full")
+
+
 def prunable(module: nn.Module, head: bool = False) -> dict[str, Tensor]:
     """Weight name -> parameter of every convolution and linear layer, without the classifier's unless `head`."""
     last = head_of(module)

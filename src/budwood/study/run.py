@@ -6,6 +6,7 @@ ROOT/RUN_ID/metrics.jsonl            one row an epoch
 ROOT/RUN_ID/checkpoint.safetensors   the network, packed
 ROOT/RUN_ID/result.json              written last: a run with it is finished and never done again
 ROOT/features/KEY/                   features that several linear runs share
+ROOT/crops/                          decoded images, for the linear runs of every network
 ROOT/pruned/KEY.safetensors          a network pruned at once by a method that takes long, for the runs that share it
 """
 
@@ -24,7 +25,7 @@ from pydantic import BaseModel, ValidationError
 from torch.utils.data import Dataset
 
 from ..bench.environment import environment
-from ..core.checkpoint import Checkpoint, Lineage
+from ..core.checkpoint import Checkpoint, Lineage, pack
 from ..core.errors import UserError
 from ..core.files import canonical_json, digest_of, locked, write_atomic
 from ..core.pruner import Plan, Pruner
@@ -39,7 +40,7 @@ from ..tasks.plain import Images
 from ..train import distributed
 from ..train.batchnorm import recalibrate
 from ..train.data import batches_from
-from ..train.evaluate import evaluate
+from ..train.evaluate import logits_of, per_class, scores
 from ..train.fit import Progress
 from ..transfer.full import Transferred, full
 from ..transfer.linear import linear
@@ -72,6 +73,10 @@ class Runner:
     progress: Callable[[RunSpec], Progress | None] = lambda spec: None
     calibration: Images | None = None
     """What batch norm statistics are made from after pruning at once, where there is no task."""
+    wait: bool = False
+    """Wait for another process that does the same run, in place of giving up."""
+    keep_checkpoint: bool = True
+    """Whether the network of a transfer stays, or only what was measured of it."""
     _pruned: dict[str, Network] = field(default_factory=dict, init=False, repr=False)
     """Networks pruned at once, for the runs that differ in nothing but the head's fit or the seed."""
 
@@ -80,7 +85,8 @@ class Runner:
         is doing it."""
         if (result := self._finished(spec)) is not None:
             return result
-        with locked(self.root / spec.run_id / LOCK) if distributed.rank() == 0 else contextlib.nullcontext():
+        lock = self.root / spec.run_id / LOCK
+        with locked(lock, self.wait) if distributed.rank() == 0 else contextlib.nullcontext():
             return self._finished(spec) or self._do(spec)
 
     def _finished(self, spec: RunSpec) -> Result | None:
@@ -108,12 +114,12 @@ class Runner:
     def _prepared(self, spec: RunSpec, pruner: Pruner) -> Network:
         """A copy at the run's image size, pruned already if this is where it happens."""
         network = self.network.copy()
-        if spec.recipe.size is not None:
-            at = network.lineage.preprocessing.at(spec.recipe.size)
-            network = replace(network, lineage=network.lineage.model_copy(update={"preprocessing": at}))
+        if spec.preprocessing is not None:
+            lineage = network.lineage.model_copy(update={"preprocessing": spec.preprocessing})
+            network = replace(network, lineage=lineage)
         if spec.where != "one-shot":
             return network
-        key = _features_key(spec) + spec.transfer
+        key = features_key(spec) + spec.transfer
         if key not in self._pruned:
             self._pruned[key] = self._pruned_at_once(spec, pruner, network, self.root / "pruned" / f"{key}.safetensors")
         return self._pruned[key].copy()
@@ -161,8 +167,11 @@ class Runner:
         if self.task is None:
             return Transferred(network, [], -1)
         if spec.transfer == "linear":
-            cache = self.root / "features" / _features_key(spec)
-            return linear(network, self.task, recipe, spec.seed, cache=cache, workers=self.workers, progress=progress)
+            cache = self.root / "features" / features_key(spec)
+            return linear(
+                network, self.task, recipe, spec.seed, cache=cache, crops=self.root / "crops", workers=self.workers,
+                progress=progress,
+            )  # fmt: skip
         if spec.where == "one-shot":
             pruner = Pruner(spec.sparsity)
         return full(
@@ -194,7 +203,7 @@ class Runner:
         if not mask.holds(module):
             raise RuntimeError(f"the mask does not hold: {mask.violations(module)}")
         network = replace(done.network, lineage=self._lineage(spec, done.network.lineage))
-        metrics = self._metrics(network)
+        metrics, per_class = self._scores(network, done)
         module.cpu()
         found = layers(module, mask, network.lineage.preprocessing.size)
         result = Result(
@@ -202,6 +211,7 @@ class Runner:
             spec=spec,
             status="done",
             metrics=metrics | {"selected_epoch": float(done.epoch)},
+            per_class=per_class,
             history=done.history,
             layers=found,
             sparsity=mask.sparsity,
@@ -213,23 +223,31 @@ class Runner:
             notes=network.notes,
         )
         if distributed.rank() == 0:
-            result.checkpoint_bytes = network.checkpoint().save(folder / CHECKPOINT)
+            result.checkpoint_bytes = self._stored(network, folder / CHECKPOINT)
             write_atomic(folder / METRICS, "".join(canonical_json(row) + "\n" for row in done.history))
             result.save(folder / RESULT)
             (folder / STATE).unlink(missing_ok=True)
         distributed.from_first(None)  # so that the checkpoint is there when another process reads it as a teacher
         return result
 
-    def _metrics(self, network: Network) -> dict[str, float]:
-        """Scores on the validation and test splits, of the very network that is stored."""
+    def _scores(self, network: Network, done: Transferred) -> tuple[dict[str, float], list[float]]:
+        """Scores on the validation and test splits, and the accuracy of each class on test, of the very network that is
+        stored."""
         if self.task is None or distributed.rank() != 0:
-            return {}
+            return {}, []
         view = transforms(network.lineage.preprocessing, train=False)
         metrics: dict[str, float] = {}
         for split in ("val", "test"):
-            found = evaluate(network.module, self.task.load(split, view), workers=self.workers)
-            metrics |= {f"{split}_{name}": value for name, value in found.items()}
-        return metrics
+            known = done.outputs.get(split)
+            answers = known or logits_of(network.module, self.task.load(split, view), workers=self.workers)
+            metrics |= {f"{split}_{name}": value for name, value in scores(*answers, calibration=True).items()}
+        return metrics, per_class(*answers)
+
+    def _stored(self, network: Network, path: Path) -> int:
+        """Bytes of the checkpoint, which stays if it is wanted."""
+        if self.keep_checkpoint:
+            return network.checkpoint().save(path)
+        return len(pack(network.checkpoint()))
 
     def _lineage(self, spec: RunSpec, before: Lineage) -> Lineage:
         facts: dict[str, Any] = {"task": spec.task, "parent": spec.parent, "versions": versions()}
@@ -316,7 +334,7 @@ def prune_at_once(
     return replace(network, mask=mask, notes=network.notes + notes)
 
 
-def _features_key(spec: RunSpec) -> str:
+def features_key(spec: RunSpec) -> str:
     """What features depend on: everything of a spec but the head's fit, and the seed where it changes nothing."""
     counted = {"parent", "preprocessing", "data", "method", "where", "sparsity", "options"}
     if spec.where == "one-shot" and methods.get(spec.method).tags.seeded:

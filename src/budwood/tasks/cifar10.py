@@ -1,5 +1,6 @@
 """CIFAR-10 (Krizhevsky 2009): 32-pixel photographs of animals and vehicles."""
 
+from pathlib import Path
 from typing import Any
 
 from PIL import Image
@@ -7,24 +8,37 @@ from torchvision import datasets
 
 from budwood.core.registry import tasks
 
-from .samples import Sample
-from .torchvision_sets import TorchvisionTask
+from .images import read_rgb
+from .published import PublishedTask
+from .readers import CLASS_FOLDERS, authors
+from .samples import Pixels, Sample
+
+
+def _read(source: Pixels | Path) -> Image.Image:
+    return Image.fromarray(source.data) if isinstance(source, Pixels) else read_rgb(source)
 
 
 @tasks.register("cifar10")
-class Cifar10(TorchvisionTask):
-    """The authors' train and test, held in memory; val is held out of train."""
+class Cifar10(PublishedTask):
+    """The authors' train and test, held in memory or as image files; val is held out of train."""
 
     name, metric, place = "cifar10", "top1", "cifar-10-batches-py"
+    also = ("cifar-10",)
     source = "https://www.cs.toronto.edu/~kriz/cifar.html"
-    licence = "none stated"
+    licence = "no licence stated"
+    fine_grained = False
+    statistics = ((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010))
     declared_classes = 10
     declared_sizes = {"train": 45000, "val": 5000, "test": 10000}
     dataset = datasets.CIFAR10
     parts = {"train": {"train": True}, "test": {"train": False}}
-    read = staticmethod(Image.fromarray)
+    layouts = (authors("data_batch_1", "test_batch", "batches.meta"), CLASS_FOLDERS)
+    read = staticmethod(_read)
 
     @staticmethod
     def pairs(part: Any) -> list[Sample]:
-        """Sources are uint8 arrays (32, 32, 3)."""
-        return list(zip(part.data, map(int, part.targets), strict=True))
+        split = "train" if part.train else "test"
+        return [
+            (Pixels(f"{split}/{k:05}", pixels), int(target))
+            for k, (pixels, target) in enumerate(zip(part.data, part.targets, strict=True))
+        ]

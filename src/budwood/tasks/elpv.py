@@ -35,7 +35,7 @@ class Elpv(SampleTask):
     classes = ("functional", "defective")
 
     def __init__(self, root: Path | None = None, seed: int = 0) -> None:
-        folder = Path(root) if root is not None else _package_data()
+        self.root = folder = Path(root) if root is not None else _package_data()
         rows = list(_labels(folder / "labels.csv"))
         seen = inspect([folder / name for name, _, _ in rows])
         bad = [f"{name} ({one.fault})" for (name, _, _), one in zip(rows, seen, strict=True) if one.fault]

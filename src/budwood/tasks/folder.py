@@ -34,6 +34,7 @@ class Folder(SampleTask):
             raise UserError(f"no metric called {metric!r}; choose top1 or mean_per_class")
         self.metric: Metric = metric
         root = Path(root)
+        self.root = root.parent if root.is_file() else root
         self.name, self.source = root.resolve().stem if root.is_file() else root.resolve().name, str(root)
         found = find(root)
         self.notes = [f"layout: {found.layout}", *found.notes]
@@ -44,6 +45,7 @@ class Folder(SampleTask):
         self.classes = _checked_classes(root, items, self.notes)
         index = {label: k for k, label in enumerate(self.classes)}
         self.samples = {s: [(item.path, index[item.label]) for item in items if item.split == s] for s in SPLITS}
+        self.trainval = [(item.path, index[item.label]) for item in items if item.split != "test"]
         sha256 = {item.name: digest for item, digest in readable}
         rows = [[item.name, item.label, item.split, sha256[item.name]] for item in items]
         self._digest = digest_of([list(self.classes), rows])

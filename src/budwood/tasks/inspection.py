@@ -36,6 +36,20 @@ def inspect(paths: Sequence[Path]) -> list[Inspected]:
         return pool.map(_inspect, paths, chunksize=16)
 
 
+def hashed(paths: Sequence[Path]) -> list[str]:
+    """sha256 (hex) of every file's bytes, on all processors, in the order given; quicker than decoding them.
+
+    OSError where one cannot be read.
+    """
+    with ThreadPool(os.cpu_count()) as pool:
+        return pool.map(_sha256, paths, chunksize=16)
+
+
+def _sha256(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 def _inspect(path: Path) -> Inspected:
     try:
         status = path.stat()

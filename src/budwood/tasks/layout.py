@@ -62,9 +62,9 @@ def find(root: Path) -> Found:
 
 
 def _find_in_folder(root: Path) -> Found:
-    folders = _folders(root)
+    folders = folders_in(root)
     if not folders:
-        direct = sum(map(_is_image, root.iterdir()))
+        direct = sum(map(is_image, root.iterdir()))
         what = f"holds {direct} images but no class folders" if direct else "is empty: it has no class folders"
         raise UserError(f"{root} {what}; put the images of each class into a folder of its own")
     splits = _split_folders(root, folders)
@@ -98,7 +98,7 @@ def _split_folders(root: Path, folders: list[Path]) -> dict[Split, Path]:
             raise UserError(f"{root} has {names} but no train/; name the folder of training images so")
         return {}
     train = splits["train"]
-    is_split = bool(_folders(train)) and (len(splits) > 1 or not any(map(_is_image, train.iterdir())))
+    is_split = bool(folders_in(train)) and (len(splits) > 1 or not any(map(is_image, train.iterdir())))
     return splits if is_split else {}
 
 
@@ -111,10 +111,10 @@ class _Walk:
         self.links = 0
 
     def class_folders(self, parent: Path, split: Split | None) -> None:
-        folders = _folders(parent)
+        folders = folders_in(parent)
         if not folders:
             raise UserError(f"{parent} has no class folders, so its images have no label; sort, move or remove them")
-        loose = sum(map(_is_image, parent.iterdir()))
+        loose = sum(map(is_image, parent.iterdir()))
         if loose:
             self.found.notes.append(f"{loose} images directly in {parent} left out: they are in no class folder")
         for folder in folders:
@@ -131,7 +131,7 @@ class _Walk:
             folders[:] = [name for name in folders if not name.startswith(".")]
             for name in files:
                 path = Path(where, name)
-                if _is_image(path):
+                if is_image(path):
                     yield path
                 else:
                     self.passed["hidden" if name.startswith(".") else path.suffix.lower() or name] += 1
@@ -149,13 +149,13 @@ def _raise(error: OSError) -> None:
     raise error
 
 
-def _folders(parent: Path) -> list[Path]:
-    """Those directly below, hidden ones left out, and links that lead back up."""
+def folders_in(parent: Path) -> list[Path]:
+    """The folders directly below, sorted, hidden ones left out, and links that lead back up."""
     folders = (path for path in parent.iterdir() if path.is_dir() and not path.name.startswith("."))
     return sorted(path for path in folders if not parent.resolve().is_relative_to(path.resolve()))
 
 
-def _is_image(path: Path) -> bool:
+def is_image(path: Path) -> bool:
     """By its name: a broken link counts, so that it is reported and not overlooked."""
     return not path.name.startswith(".") and path.suffix.lower() in SUFFIXES and not path.is_dir()
 
@@ -166,7 +166,7 @@ def _is_image(path: Path) -> bool:
 def _find_in_csv(file: Path) -> Found:
     if file.suffix.lower() != ".csv":
         raise UserError(f"{file} is neither a folder nor a .csv file; give a folder of class folders or a CSV file")
-    rows = _rows(file)
+    rows = rows_of(file)
     items = _unique(file, [_item(file, number, row) for number, row in rows])
     given = {item.split for item in items}
     if None in given and len(given) > 1:
@@ -182,7 +182,7 @@ def _find_in_csv(file: Path) -> Found:
     return found
 
 
-def _rows(file: Path) -> list[tuple[int, dict[str, str]]]:
+def rows_of(file: Path) -> list[tuple[int, dict[str, str]]]:
     """(line number, row) for each row; UTF-8, with or without the byte-order mark spreadsheets write."""
     try:
         with open(file, newline="", encoding="utf-8-sig") as stream:

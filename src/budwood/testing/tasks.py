@@ -7,13 +7,15 @@ import torch
 
 from budwood.core.task import SPLITS, Metric, Preprocessing, Task
 from budwood.tasks.images import transforms
+from budwood.tasks.samples import Pixels
 
 
 def check_task(open_task: Callable[[], Task]) -> Task:
     """Open a task twice and assert its contract; returns it. AssertionError says what is broken.
 
-    Classes are unique and named, targets are in range, every split loads, declared counts are true, no image is in
-    two splits (where the task tells its sources, in `samples`), and the digest is the same at each opening.
+    Classes are unique and named, targets are in range, every split loads, declared counts are true (or `incomplete`
+    and a note say what is missing), no image is in two splits (where the task tells its sources, in `samples`),
+    `trainval` is train and val, and the digest is the same at each opening.
     """
     task = open_task()
     assert task.name and isinstance(task.notes, list), "a task has a name and a list of notes"
@@ -33,7 +35,10 @@ def check_task(open_task: Callable[[], Task]) -> Task:
 def _check_counts(task: Task) -> None:
     if task.declared_classes is not None:
         assert len(task.classes) == task.declared_classes, f"{len(task.classes)} classes, not {task.declared_classes}"
-    if task.declared_sizes is not None:
+    incomplete = getattr(task, "incomplete", "")
+    if incomplete:
+        assert incomplete in task.notes, "what is missing is said in a note"
+    elif task.declared_sizes is not None:
         assert task.sizes == task.declared_sizes, f"sizes {task.sizes}, not {task.declared_sizes}"
 
 
@@ -56,9 +61,17 @@ def _check_apart(task: Task) -> None:
     samples = getattr(task, "samples", None)
     if samples is None:
         return
-    home: dict[Any, str] = {}
+    home: dict[str, str] = {}
     for split in SPLITS:
         for source, _ in samples[split]:
-            # Pixels in memory are named by where they lie: the same picture may well be in a data set twice.
-            name = str(source) if not hasattr(source, "ctypes") else source.ctypes.data
-            assert home.setdefault(name, split) == split, f"{source} is in {home[name]} and in {split}"
+            assert home.setdefault(_name(source), split) == split, (
+                f"{source} is in {home[_name(source)]} and in {split}"
+            )
+    if together := getattr(task, "trainval", None):
+        names = {_name(source): target for source, target in together}
+        assert len(names) == len(together), "trainval has an image twice"
+        assert names == {_name(s): k for split in ("train", "val") for s, k in samples[split]}, "trainval is another"
+
+
+def _name(source: Any) -> str:
+    return source.name if isinstance(source, Pixels) else str(source)

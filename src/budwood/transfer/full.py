@@ -1,13 +1,13 @@
 """Full transfer: a new head, then every weight that the mask keeps is trained; a method may prune on the way."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from torch import nn
+from torch import Tensor, nn
 
 from ..core.pruner import Pruner
 from ..core.spec import Recipe
-from ..core.task import Task
+from ..core.task import Split, Task
 from ..models.network import Network, replace_head
 from ..tasks.images import Seeded, transforms
 from ..train.fit import Fit, Progress
@@ -15,11 +15,16 @@ from ..train.fit import Fit, Progress
 
 @dataclass(frozen=True)
 class Transferred:
-    """`history` has one row per epoch (or per candidate head); `epoch` is the row that was selected."""
+    """`history` has one row per epoch (or per candidate head); `epoch` is the row that was selected.
+
+    `outputs` has the network's logits (N, classes) float32 and the class indices (N,) on the splits where the transfer
+    knows them already.
+    """
 
     network: Network
     history: list[dict[str, float]]
     epoch: int
+    outputs: dict[Split, tuple[Tensor, Tensor]] = field(default_factory=dict)
 
 
 def full(

@@ -1,0 +1,271 @@
+"""The study's report: one HTML file that needs nothing else, its numbers as CSV, its plots as PDF for a paper."""
+
+import base64
+import csv
+import hashlib
+import io
+import json
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, TypedDict, Unpack
+
+from jinja2 import Environment, StrictUndefined
+from markupsafe import Markup
+
+from ...core.files import write_atomic
+from ...core.spec import RunSpec
+from ..figure import Picture
+from ..html import environments
+from ..words import NOTHING, count, sparsity
+from . import headline, matrix, pictures, tables
+from .cells import Backbone, Cell, Group, Table
+from .numbers import Study
+from .tables import Costs, Small
+
+TEMPLATE = Path(__file__).with_name("study.html.j2")
+SCRIPT = Path(__file__).with_name("study.js")
+"""The page's only script: without it the page is complete, but its tables cannot be sorted."""
+
+
+class Known(TypedDict, total=False):
+    """What is known beside the cells; sections without it are left out."""
+
+    published: Table
+    """Results to set this study's beside, where network, task and way of transfer coincide."""
+    upstream: Mapping[Backbone, float]
+    """Accuracy of the networks where they were pruned, a fraction."""
+    speed: Mapping[Backbone, float]
+    """Milliseconds an image."""
+    size: Mapping[Backbone, float]
+    """Bytes; by default the mean size of the checkpoints that the runs wrote."""
+    fine_grained: Mapping[str, bool]
+    """Task -> whether its classes are of one kind of thing."""
+    families: Mapping[str, str]
+    """Method -> family."""
+    labels: Mapping[str, str]
+    """Names of networks by the digest they start from, as given to `cells.table`."""
+    task_names: Mapping[str, str]
+    """Task -> its name on the page; by default what its results call it."""
+    notes: Iterable[str]
+    """Sentences on where the numbers come from."""
+
+
+def write(table: Table, path: Path, title: str, **known: Unpack[Known]) -> list[Path]:
+    """Write the page to `path`, and beside it NAME-cells.csv and NAME-runs.csv. Answers what was written.
+
+    Raises UserError where a file cannot be written.
+    """
+    beside = {f"{path.stem}-cells.csv": cells_csv(table), f"{path.stem}-runs.csv": runs_csv(table)}
+    write_atomic(path, _render(_Page(table, title, known, tuple(beside))))
+    for name, text in beside.items():
+        write_atomic(path.with_name(name), text)
+    return [path, *(path.with_name(name) for name in beside)]
+
+
+def page(table: Table, title: str, **known: Unpack[Known]) -> str:
+    """The page as HTML text."""
+    return _render(_Page(table, title, known))
+
+
+def figures(table: Table, folder: Path, **known: Unpack[Known]) -> list[Path]:
+    """Write each of the page's plots as a PDF file. Raises UserError where a file cannot be written."""
+    paths = []
+    for picture in (p for section in _Page(table, "", known).sections for p in section.plots):
+        paths.append(folder / f"{picture.name}.pdf")
+        write_atomic(paths[-1], picture.pdf())
+    return paths
+
+
+# -- the page -----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Page:
+    table: Table
+    title: str
+    known: Known
+    files: tuple[str, ...] = ()
+
+    @cached_property
+    def study(self) -> Study:
+        return Study(self.table, self.known.get("labels", {}))
+
+    @cached_property
+    def ids(self) -> dict[tuple[Group, Backbone, str], str]:
+        return {(c.group, c.backbone, c.task): f"r{i}" for i, c in enumerate(self.table.cells, 1)}
+
+    @cached_property
+    def task_names(self) -> dict[str, str]:
+        found = {c.task: str(r.task["name"]) for c in self.table.cells for r in c.results[:1] if r.task.get("name")}
+        return found | dict(self.known.get("task_names", {}))
+
+    @cached_property
+    def costs(self) -> Costs:
+        return Costs(
+            self.known.get("upstream", {}), self.known.get("speed", {}), self.known.get("size") or sizes(self.table)
+        )
+
+    @cached_property
+    def sections(self) -> list["_Section"]:
+        """Those with something to show, in the order of the page."""
+        study, costs, names = self.study, self.costs, self.task_names
+        fine, families = self.known.get("fine_grained", {}), self.known.get("families", {})
+        speed = pictures.fronts(study, costs.speed, "speed", "milliseconds an image")
+        size = pictures.fronts(study, costs.megabytes, "size", "megabytes")
+        calibration = pictures.calibration(study)
+        found = [
+            _Section("winners", "Best method at each sparsity", tables=tables.winners(study)),
+            _Section("sparsity", "Error against sparsity", plots=pictures.against_sparsity(study)),
+            *(_matrices(self, group, first=group == study.groups[0]) for group in study.groups),
+            _Section("tasks", "Accuracy on each task", plots=pictures.by_task(study, names)),
+            _Section("ways", "Linear against full transfer", plots=pictures.linear_full(study)),
+            _Section("grain", "Fine-grained against general tasks", tables=tables.grain(study, fine)),
+            _Section("families", "Ranks of families", tables=tables.families(study, families)),
+            _Section("lengths", "Length of the transfer", tables=tables.lengths(study)),
+            _Section("upstream", "Accuracy up- and downstream", plots=pictures.upstream(study, costs.upstream)),
+            _Section("speed", "Accuracy against speed", plots=speed),
+            _Section("size", "Accuracy against size", plots=size),
+            _Section("networks", "The networks", plots=pictures.layers(study), tables=tables.networks(study, costs)),
+            _Section("calibration", "Calibration", plots=calibration, tables=tables.calibrations(study)),
+            _Section("harm", "Classes that pruning harms", tables=tables.harm(study, names)),
+            *self._beside(),
+        ]
+        return [s for s in found if s.plots or s.tables or s.matrices or s.said]
+
+    def _beside(self) -> list["_Section"]:
+        if "published" not in self.known:
+            return []
+        found = tables.beside_published(self.study, self.known["published"], self.ids, self.task_names)
+        none = "No cell here has the network, sparsity, task and way of transfer of a published one."
+        return [_Section("beside", "Beside the published results", "" if found else none, tables=found)]
+
+
+@dataclass(frozen=True)
+class _Section:
+    id: str
+    title: str
+    said: str = ""
+    plots: Sequence[Picture] = ()
+    matrices: Sequence[matrix.Matrix] = ()
+    tables: Sequence[Small] = ()
+
+
+def _render(of: _Page) -> str:
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    template = environment.from_string(TEMPLATE.read_text(encoding="utf-8"))
+    script = SCRIPT.read_text(encoding="utf-8")
+    return template.render(
+        title=of.title,
+        script=Markup(script),  # ours, and without a closing tag in it
+        script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+        opening=headline.opening(of.study),
+        findings=headline.findings(of.study),
+        cautions=[*headline.cautions(of.study), *of.known.get("notes", ())],
+        sections=of.sections,
+        svg=lambda picture: Markup(picture.svg()),  # built by us, its texts escaped
+        runs=[_runs(of, cell) for cell in of.table.cells],
+        with_ids=any(cell.run_ids for cell in of.table.cells),
+        missing=_missing(of),
+        task_names=of.task_names,
+        environment=environments([r for cell in of.table.cells for r in cell.results]),
+        files=of.files,
+        count=count,
+    )
+
+
+def _matrices(of: _Page, group: Group, first: bool) -> _Section:
+    found = [matrix.matrix(of.study, group, model, of.ids) for model in of.study.models]
+    return _Section(
+        pictures.slug(group),
+        headline.sentence(headline.way(group)),
+        matrix.EXPLAINED if first else "",
+        matrices=[part for part in found if part],
+    )
+
+
+def _runs(of: _Page, cell: Cell) -> dict[str, Any]:
+    """One row of the list of runs: what the cell is, and the runs it is the mean of."""
+    backbone = cell.backbone
+    pruned = "" if backbone.dense else f" {sparsity(backbone.sparsity)}"
+    return {
+        "id": of.ids[cell.group, backbone, cell.task],
+        "what": f"{backbone.model} {matrix.method_name(backbone)}{pruned}, {headline.way(cell.group)}",
+        "task": of.task_names.get(cell.task, cell.task),
+        "mean": f"{matrix.accuracy(cell)} {matrix.spread(cell)}".strip(),
+        "runs": [(seed, f"{100 * score:.2f}", cell.run_ids.get(seed, "")) for seed, score in cell.scores.items()],
+    }
+
+
+def _missing(of: _Page) -> list[dict[str, str]]:
+    """Failed runs one by one, the others counted by their reason."""
+    rows = [
+        {"run": r.run_id, "what": _spec(of, r.spec), "status": r.status, "reason": r.reason or NOTHING}
+        for r in of.table.missing
+        if r.status == "failed"
+    ]
+    others = Counter((r.status, r.reason or NOTHING) for r in of.table.missing if r.status != "failed")
+    return rows + [
+        {"run": count(n, "run"), "what": NOTHING, "status": status, "reason": reason}
+        for (status, reason), n in others.most_common()
+    ]
+
+
+def _spec(of: _Page, spec: RunSpec) -> str:
+    pruned = f", {sparsity(spec.sparsity)}" if spec.sparsity else ""
+    way = "pruning" if spec.transfer == "none" else f"{spec.transfer} transfer"
+    return f"{spec.model} {spec.method}{pruned} on {of.task_names.get(spec.task, spec.task)}, {way}, seed {spec.seed}"
+
+
+def sizes(table: Table) -> dict[Backbone, float]:
+    """Mean bytes of the checkpoints that the transfers of a network wrote; networks without any are left out."""
+    found: dict[Backbone, list[int]] = {}
+    for cell in table.cells:
+        found.setdefault(cell.backbone, []).extend(r.checkpoint_bytes for r in cell.results if r.checkpoint_bytes)
+    return {backbone: sum(n) / len(n) for backbone, n in found.items() if n}
+
+
+# -- the numbers as files -----------------------------------------------------------------------------------
+
+
+def cells_csv(table: Table) -> str:
+    """One row a cell: accuracies as fractions; run ids in the order of the seeds."""
+    return _csv(
+        {
+            **_place(cell), "mean": cell.mean, "std": cell.std, "n": cell.n,
+            "seeds": " ".join(map(str, cell.scores)), "run_ids": " ".join(cell.run_ids.values()),
+        }
+        for cell in table.cells
+    )  # fmt: skip
+
+
+def runs_csv(table: Table) -> str:
+    """One row a run, those without a result too; of published numbers just the accuracy of each seed."""
+    rows: list[dict[str, Any]] = [result.row() for cell in table.cells for result in cell.results]
+    rows += [result.row() for result in table.missing]
+    if not rows:
+        rows = [
+            {**_place(cell), "seed": seed, "accuracy": score}
+            for cell in table.cells
+            for seed, score in cell.scores.items()
+        ]
+    return _csv(rows)
+
+
+def _place(cell: Cell) -> dict[str, Any]:
+    group, backbone = cell.group, cell.backbone
+    return {
+        "transfer": group.transfer, "protocol": group.protocol, "epochs": group.epochs, "model": backbone.model,
+        "method": backbone.method, "sparsity": backbone.sparsity, "task": cell.task,
+    }  # fmt: skip
+
+
+def _csv(rows: Iterable[Mapping[str, Any]]) -> str:
+    rows = list(rows)
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(dict.fromkeys(name for row in rows for name in row)))
+    writer.writeheader()
+    writer.writerows({k: json.dumps(v) if isinstance(v, list | dict) else v for k, v in row.items()} for row in rows)
+    return text.getvalue()

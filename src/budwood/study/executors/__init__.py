@@ -1,0 +1,1 @@
+"""Where runs are done: one file = one way."""

@@ -1,0 +1,96 @@
+"""RunSpecs from what a user asks for: the same for one network and task as for a whole study."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from ..core.registry import methods
+from ..core.spec import Protocol, Recipe, RunSpec, Transfer, Where
+from ..core.task import Preprocessing, Task
+from ..models.network import Network
+from ..transfer.protocols import preprocessing_for, recipe_for
+
+
+@dataclass(frozen=True)
+class Start:
+    """Where a run begins: a network as it is, or as another run will make it (`parent` is then `run:RUN_ID`).
+
+    `sparsity` is of the backbone.
+    """
+
+    model: str
+    parent: str
+    preprocessing: Preprocessing
+    method: str = "dense"
+    where: Where = "none"
+    sparsity: float = 0.0
+
+    @classmethod
+    def of(cls, network: Network) -> "Start":
+        lineage = network.lineage
+        sparsity = network.mask.without([f"{network.head}.weight"]).sparsity
+        pruned: dict[str, Any] = {}
+        if sparsity > 0:
+            pruned = {"method": lineage.method, "where": "upstream", "sparsity": sparsity}
+        return cls(lineage.architecture, network.checkpoint().digest(), lineage.preprocessing, **pruned)
+
+    def facts(self, size: int | None) -> dict[str, Any]:
+        """What of a RunSpec says where it starts, for images of `size` pixels if given."""
+        at = self.preprocessing if size is None else self.preprocessing.at(size)
+        return {"model": self.model, "parent": self.parent, "preprocessing": at}
+
+
+@dataclass(frozen=True)
+class Pruning:
+    """A method to prune by, to which sparsity, with which settings."""
+
+    method: str
+    sparsity: float
+    options: dict[str, Any] = field(default_factory=dict)
+
+
+def transfer_spec(
+    start: Start,
+    task: Task,
+    way: Transfer,
+    seed: int,
+    given: Recipe,
+    protocol: Protocol = "budwood",
+    pruning: Pruning | None = None,
+    teacher: str | None = None,
+) -> RunSpec:
+    """The transfer of a network to a task (whose splits are the protocol's already), pruned on the way if told."""
+    recipe = recipe_for(protocol, task, way, given)
+    method = start.method if pruning is None else pruning.method
+    if pruning is None:
+        facts: dict[str, Any] = {"method": start.method, "where": start.where, "sparsity": start.sparsity}
+        recipe = recipe.model_copy(update={"distill": 0.0})
+    else:
+        gradual = way == "full" and methods.get(pruning.method).tags.gradual
+        facts = {"method": pruning.method, "where": "downstream" if gradual else "one-shot"}
+        facts |= {"sparsity": pruning.sparsity, "options": pruning.options}
+    seen = preprocessing_for(protocol, task, way, start.preprocessing, method, recipe.size)
+    return RunSpec(
+        model=start.model, parent=start.parent, preprocessing=seen, task=task.name, data=task.digest(),
+        metric=task.metric, transfer=way, seed=seed, recipe=recipe, protocol=protocol, teacher=teacher, **facts,
+    )  # fmt: skip
+
+
+def upstream_spec(
+    start: Start, pruning: Pruning, seed: int, recipe: Recipe, data: dict[str, Any], trains: bool
+) -> RunSpec:
+    """Pruning before any transfer: `data` is what `data_facts` says of the images; `trains` tells training on them from
+    calibrating by them."""
+    tags = methods.get(pruning.method).tags
+    where: Where = "upstream" if trains and (tags.gradual or tags.density == "given") else "one-shot"
+    used = recipe if trains else Recipe(epochs=0, size=recipe.size)
+    return RunSpec(
+        **start.facts(used.size), **data, method=pruning.method, where="none" if pruning.method == "dense" else where,
+        sparsity=pruning.sparsity, options=pruning.options, transfer="none", seed=seed, recipe=used,
+    )  # fmt: skip
+
+
+def data_facts(task: Task | None, calibration: str | None) -> dict[str, Any]:
+    """What of a RunSpec says on which images a network is pruned: a task's, or unlabelled ones of this digest."""
+    if task is not None:
+        return {"task": task.name, "data": task.digest(), "metric": task.metric}
+    return {"task": "none", "data": calibration or "none"}

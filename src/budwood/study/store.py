@@ -1,0 +1,149 @@
+"""What a study has planned and found, in one SQLite file that many processes on one machine may write at once.
+
+A result is kept without what many of them share (the task's classes, the machine, the layers of one mask), so that ten
+thousand of them are read in a second or two.
+"""
+
+import json
+import sqlite3
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from ..core.errors import UserError
+from ..core.files import canonical_json, digest_of
+from ..core.result import Layer, Result
+from ..core.spec import RunSpec
+
+FILE = "study.sqlite"
+Status = Literal["planned", "done", "failed", "skipped"]
+_TABLES = """
+CREATE TABLE IF NOT EXISTS runs (
+    run_id TEXT PRIMARY KEY, study TEXT NOT NULL, spec TEXT NOT NULL, status TEXT NOT NULL DEFAULT 'planned',
+    reason TEXT NOT NULL DEFAULT '', result TEXT, task TEXT, environment TEXT, mask TEXT
+);
+CREATE TABLE IF NOT EXISTS shared (digest TEXT PRIMARY KEY, value TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS networks (parent TEXT PRIMARY KEY, source TEXT, label TEXT, accuracy REAL);
+CREATE TABLE IF NOT EXISTS speeds (parent TEXT PRIMARY KEY, row TEXT NOT NULL);
+"""
+
+
+@dataclass(frozen=True)
+class Origin:
+    """What is known of a network that transfers start from: where it is opened from (None for one that a run makes),
+    what the report calls its method, and its accuracy upstream, a fraction."""
+
+    source: str | None = None
+    label: str | None = None
+    accuracy: float | None = None
+
+
+class Store:
+    """The file `study.sqlite` in a folder of runs. Raises UserError where it cannot be read or written."""
+
+    def __init__(self, root: Path) -> None:
+        self.path = root / FILE
+        root.mkdir(parents=True, exist_ok=True)
+        with self._open() as db:
+            db.execute("PRAGMA journal_mode=WAL")
+            db.executescript(_TABLES)
+
+    @classmethod
+    def existing(cls, root: Path) -> "Store":
+        """UserError where no study has run there yet."""
+        if not (root / FILE).exists():
+            raise UserError(f"no study has run in {root} yet; start it with `budwood study run`")
+        return cls(root)
+
+    # -- writing -----------------------------------------------------------------------------------------
+
+    def plan(self, study: str, specs: Sequence[RunSpec], origins: Mapping[str, Origin]) -> None:
+        """Note the runs that a study wants. What is known of them already stays; what only this study wanted before,
+        and never came to anything, is forgotten."""
+        rows = [(spec.run_id, study, spec.model_dump_json()) for spec in specs]
+        with self._open() as db:
+            db.execute("DELETE FROM runs WHERE study = ? AND result IS NULL AND status = 'planned'", (study,))
+            db.executemany("INSERT OR IGNORE INTO runs (run_id, study, spec) VALUES (?, ?, ?)", rows)
+            known = [(parent, o.source, o.label, o.accuracy) for parent, o in origins.items()]
+            db.executemany("INSERT OR REPLACE INTO networks VALUES (?, ?, ?, ?)", known)
+
+    def record(self, results: Iterable[Result]) -> None:
+        """Keep results, finished or failed; a finished one is never replaced by a failed one."""
+        with self._open() as db:
+            for result in results:
+                self._record(db, result)
+
+    def _record(self, db: sqlite3.Connection, result: Result) -> None:
+        def share(value: Any) -> str:
+            digest = digest_of(value)
+            db.execute("INSERT OR IGNORE INTO shared VALUES (?, ?)", (digest, canonical_json(value)))
+            return digest
+
+        layers = [layer.model_dump(mode="json") for layer in result.layers]
+        light = result.model_copy(update={"layers": [], "history": [], "task": {}, "environment": {}})
+        db.execute(
+            "INSERT INTO runs VALUES (?, '', ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (run_id) DO UPDATE SET"
+            " status = excluded.status, reason = excluded.reason, result = excluded.result, task = excluded.task,"
+            " environment = excluded.environment, mask = excluded.mask WHERE status != 'done'",
+            (
+                result.run_id, result.spec.model_dump_json(), result.status, result.reason, light.model_dump_json(),
+                share(result.task), share(result.environment), share(layers),
+            ),
+        )  # fmt: skip
+
+    # -- reading -----------------------------------------------------------------------------------------
+
+    def statuses(self) -> dict[str, Status]:
+        """run_id -> status of every run that was ever planned or done here."""
+        with self._open() as db:
+            return dict(db.execute("SELECT run_id, status FROM runs"))
+
+    def results(self) -> list[Result]:
+        """Every run: what came of it or, where nothing has yet, a `skipped` one whose reason says so."""
+        with self._open() as db:
+            shared = {digest: json.loads(text) for digest, text in db.execute("SELECT * FROM shared")}
+            rows = db.execute("SELECT run_id, spec, status, result, task, environment, mask FROM runs").fetchall()
+        layers = {mask: [Layer.model_validate(x) for x in shared[mask]] for mask in {row[6] for row in rows if row[6]}}
+        found = []
+        for run_id, spec, status, text, task, environment, mask in rows:
+            if text is None:
+                planned = RunSpec.model_validate_json(spec)
+                found.append(Result(run_id=run_id, spec=planned, status="skipped", reason=f"{status}, not finished"))
+                continue
+            result = Result.model_validate_json(text)
+            result.task, result.environment, result.layers = shared[task], shared[environment], layers[mask]
+            found.append(result)
+        return found
+
+    def origins(self) -> dict[str, Origin]:
+        """By the digest of a network, or `run:RUN_ID`."""
+        with self._open() as db:
+            return {parent: Origin(*known) for parent, *known in db.execute("SELECT * FROM networks")}
+
+    def record_speeds(self, rows: Mapping[str, dict[str, Any]]) -> None:
+        """Keep a row of `bench.latency` for each network."""
+        with self._open() as db:
+            stored = [(parent, canonical_json(row)) for parent, row in rows.items()]
+            db.executemany("INSERT OR REPLACE INTO speeds VALUES (?, ?)", stored)
+
+    def speeds(self) -> dict[str, dict[str, Any]]:
+        """The last measurement of each network that was timed."""
+        with self._open() as db:
+            return {parent: json.loads(row) for parent, row in db.execute("SELECT * FROM speeds")}
+
+    @contextmanager
+    def _open(self) -> Iterator[sqlite3.Connection]:
+        """One transaction. A connection is not kept: it must not be carried into another process."""
+        try:
+            db = sqlite3.connect(self.path, timeout=60)
+            try:
+                with db:
+                    yield db
+            finally:
+                db.close()
+        except sqlite3.Error as error:
+            raise UserError(
+                f"{self.path} cannot be used ({error}); if it is damaged delete it: it is made again from the runs"
+            ) from None

@@ -1,0 +1,28 @@
+"""Other ways to split an opened task."""
+
+from budwood.core.errors import UserError
+from budwood.core.files import digest_of
+from budwood.core.task import Task
+
+from .samples import SampleTask
+
+
+class Official(SampleTask):
+    """The task as the study splits it: train and val are trained on together, and the epoch is chosen on test.
+
+    The order of train is the authors' where it is known. Raises UserError where the task does not list its samples.
+    """
+
+    def __init__(self, task: Task) -> None:
+        if not isinstance(task, SampleTask):
+            raise UserError(f"the task {task.name} does not list its samples, so it cannot be split as the study does")
+        for fact in ("name", "metric", "source", "licence", "fine_grained", "statistics", "study_lr", "classes"):
+            setattr(self, fact, getattr(task, fact))
+        self.root, self.read = task.root, task.read
+        train = task.trainval or [*task.samples["train"], *task.samples["val"]]
+        self.samples = {"train": train, "val": task.samples["test"], "test": task.samples["test"]}
+        self.notes = [*task.notes, "split as the study does: train and val are trained on, the epoch is chosen on test"]
+        self._digest = digest_of(["official", task.digest()])
+
+    def digest(self) -> str:
+        return self._digest

@@ -1,0 +1,47 @@
+"""Whose rules a transfer follows: Budwood's own, or those of "How Well Do Sparse ImageNet Models Transfer?" (CVPR 2022)
+as its published code has them. docs/explain/protocol.md lists every difference."""
+
+from ..core.spec import Protocol, Recipe, Transfer
+from ..core.task import Preprocessing, Task
+from ..tasks.views import Official
+
+SEEDS: dict[Protocol, dict[Transfer, int]] = {
+    "budwood": {"linear": 1, "full": 1},
+    "cvpr22": {"linear": 5, "full": 3},
+}
+"""How many seeds are run where nobody says how many."""
+
+
+def task_for(protocol: Protocol, task: Task) -> Task:
+    """The task with its splits as the protocol has them: the study trains on train and val together, and chooses the
+    epoch on test."""
+    return Official(task) if protocol == "cvpr22" else task
+
+
+def recipe_for(protocol: Protocol, task: Task, way: Transfer, given: Recipe) -> Recipe:
+    """The settings of a transfer; of a full one, what was set in `given` counts before the protocol's own."""
+    if way == "linear":
+        return (given.model_copy(update={"head": "sgd"}) if protocol == "cvpr22" else given).for_linear()
+    if protocol != "cvpr22":
+        return given
+    # The study tests `epoch % 50` at an epoch's end, so the rate falls from the 0-based epochs 51 and 101 on.
+    own = Recipe(epochs=150, batch_size=64, lr=task.study_lr, schedule="constant", milestones=(51, 101))
+    return Recipe.model_validate(own.model_dump() | {name: getattr(given, name) for name in given.model_fields_set})
+
+
+def preprocessing_for(
+    protocol: Protocol, task: Task, way: Transfer, own: Preprocessing, method: str, size: int | None
+) -> Preprocessing:
+    """How images reach a network whose own preprocessing is `own`, at `size` pixels if given.
+
+    The study's is 256 to 224 pixels; a full transfer normalises by the data set, a linear one as the network was
+    trained, and RigL's networks get bicubic interpolation, with which they were trained.
+    """
+    if protocol == "cvpr22":
+        changes: dict[str, object] = {"size": 224, "resize": 256}
+        if method.startswith("rigl"):
+            changes["interpolation"] = "bicubic"
+        if way == "full" and task.statistics is not None:
+            changes["mean"], changes["std"] = task.statistics
+        own = own.model_copy(update=changes)
+    return own if size is None else own.at(size)
