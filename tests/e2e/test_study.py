@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -159,6 +160,25 @@ def test_protocol_of_the_study(budwood: Callable[..., Said], place: Path, tmp_pa
         assert row["test_top1"] == max(epoch["val_top1"] for epoch in stored["history"])
         assert len(stored["history"]) == (3 if row["transfer"] == "full" else 150)
         assert stored["task"]["sizes"]["train"] == 51 and stored["spec"]["preprocessing"]["resize"] == 256
+
+
+def test_networks_that_are_wanted_later(budwood: Callable[..., Said], place: Path, tmp_path: Path) -> None:
+    """Not kept, then wanted: made again, and to the same bits. A pruned network that was deleted likewise."""
+    transfers = {"full": {"seeds": 1, "recipe": {"epochs": 1}}}
+    path = written(tmp_path, place, sparsities=[0.5], methods=["magnitude"], transfers=transfers)
+    before = accuracies(rows(budwood("study", "run", path, "--threads", 1, "--json")))
+    assert len(list(tmp_path.glob("runs/*/checkpoint.safetensors"))) == 1  # the pruned one
+    written(tmp_path, place, sparsities=[0.5], methods=["magnitude"], transfers=transfers, keep_checkpoints=True)
+    assert accuracies(rows(budwood("study", "run", path, "--threads", 1, "--json"))) == before
+    kept = list(tmp_path.glob("runs/*/checkpoint.safetensors"))
+    assert len(kept) == 3 and all(budwood("verify", file).code == 0 for file in kept)
+
+    shutil.rmtree(
+        next(file.parent for file in kept if json.loads((file.parent / "spec.json").read_text())["transfer"] == "none")
+    )
+    more = written(tmp_path, place, sparsities=[0.5], methods=["magnitude"], transfers=transfers | {"linear": {}})
+    said = budwood("study", "run", more, "--threads", 1, "--json")
+    assert said.code == 0 and before.items() <= accuracies(rows(said)).items()
 
 
 # -- killed --------------------------------------------------------------------------------------------------

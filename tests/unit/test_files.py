@@ -32,3 +32,9 @@ def test_held_by_another_until_it_is_killed(tmp_path: Path) -> None:
     assert not path.exists()
     with locked(path, wait=True):
         pass
+
+
+def test_a_lock_where_nothing_can_be_written(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="cannot write"), locked(tmp_path / "file" / ".lock"):
+        pass

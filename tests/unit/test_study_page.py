@@ -379,7 +379,7 @@ def test_write(tmp_path: Path) -> None:
     paths = write(of, tmp_path / "new" / "report.html", "Ünïcode", **known(of))
     assert [p.name for p in paths] == ["report.html", "report-cells.csv", "report-runs.csv"]
     parsed = Page(paths[0].read_text(encoding="utf-8"))
-    assert {link for link in parsed.loads if not link.startswith("#")} == {p.name for p in paths[1:]}
+    assert {link for link in parsed.loads if not link.startswith("#")} == {f"./{p.name}" for p in paths[1:]}
     cells = [*csv.DictReader(paths[1].open(encoding="utf-8"))]
     assert len(cells) == 14
     place = {"method": "rigl", "sparsity": "0.8", "task": "leaves", "transfer": "linear"}
@@ -397,6 +397,12 @@ def test_published_runs_as_csv(tmp_path: Path) -> None:
     paths = write(Table((cell("gmp", 0.9, "a", 0.8, 0.7),)), tmp_path / "x.html", "x")
     every = [*csv.DictReader(paths[2].open(encoding="utf-8"))]
     assert [(r["seed"], r["accuracy"], r["method"]) for r in every] == [("0", "0.8", "gmp"), ("1", "0.7", "gmp")]
+
+
+def test_a_file_of_any_name_is_linked(tmp_path: Path) -> None:
+    paths = write(Table((cell("gmp", 0.9, "a", 0.8),)), tmp_path / "javascript:a b#c?.html", "x")
+    links = [link for link in Page(paths[0].read_text()).loads if not link.startswith("#")]
+    assert links == ["./javascript%3Aa%20b%23c%3F-cells.csv", "./javascript%3Aa%20b%23c%3F-runs.csv"]
 
 
 def test_equal_results_give_equal_bytes() -> None:

@@ -115,7 +115,8 @@ def _executor(name: str, workers: int, memory: float) -> Execute:
 def _say_results(quiet: bool, results: list[Result], finished: int, total: int) -> None:
     for result in results:
         spec = result.spec
-        what = f"[{finished}/{total}] {spec.model} on {spec.task}, {label(spec)}"
+        on = f" on {spec.task}" if spec.task != "none" else ""
+        what = f"[{finished}/{total}] {spec.model}{on}, {label(spec)}"
         accuracy = result.metrics.get(f"test_{spec.metric}")
         came = f"{accuracy:.2%} {spec.metric}" if accuracy is not None else "done"
         outcome = came if result.status == "done" else f"{result.status}: {result.reason}"

@@ -8,7 +8,7 @@ import os
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from .errors import UserError
 
@@ -48,9 +48,8 @@ def locked(path: Path, wait: bool = False) -> Iterator[None]:
 
     Raises UserError where another process holds it, unless told to wait.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     while True:
-        with path.open("w") as file:
+        with _opened(path) as file:
             try:
                 fcntl.lockf(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
             except OSError:
@@ -64,6 +63,14 @@ def locked(path: Path, wait: bool = False) -> Iterator[None]:
                     path.unlink(missing_ok=True)
                 return
             # Another process has held this very file until now, and removed it.
+
+
+def _opened(path: Path) -> IO[str]:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return path.open("w")
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error.strerror or error}; free space or choose another place") from None
 
 
 def _umask() -> int:

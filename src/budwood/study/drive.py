@@ -9,7 +9,7 @@ from ..core.spec import RunSpec
 from .file import StudyFile
 from .grid import Grid, expand, needs
 from .jobs import Context, Job, jobs_of
-from .run import RESULT, mark
+from .run import CHECKPOINT, RESULT, mark
 from .store import Status, Store
 
 Execute = Callable[[Sequence[Job], Context], Iterator[list[Result]]]
@@ -45,14 +45,13 @@ def run_study(
     _take_over(store, grid.specs, study.out)
     for note in dict.fromkeys(grid.notes):
         told(note)
-    ids = [spec.run_id for spec in grid.specs]
-    needed = {run_id for spec in grid.specs for run_id in needs(spec)}
-    keep = frozenset(ids if study.keep_checkpoints else needed)
+    keep = _kept(grid, store.statuses(), study.keep_checkpoints)
     sources = {parent: origin.source for parent, origin in grid.origins.items() if origin.source}
     context = Context(study.out, sources, grid.tasks, grid.calibration, keep, *astuple(machine))
+    ids = [spec.run_id for spec in grid.specs]
     for level in _levels(grid):
         statuses = store.statuses()
-        open_ = [spec for spec in level if statuses[spec.run_id] not in _settled(retry)]
+        open_ = [spec for spec in level if _is_open(spec.run_id, statuses[spec.run_id], retry, context)]
         ready, blocked = _by_needs(open_, statuses)
         store.record(blocked)
         before = sum(statuses[run_id] == "done" for run_id in ids)
@@ -64,9 +63,19 @@ def run_study(
     return {run_id: statuses[run_id] for run_id in ids}
 
 
-def _settled(retry: bool) -> set[str]:
-    """A skipped run waits for what it needs, which may be there now."""
-    return {"done"} if retry else {"done", "failed"}
+def _kept(grid: Grid, statuses: Mapping[str, Status], everything: bool) -> frozenset[str]:
+    """Runs whose networks have to be there: those that a run needs which is not done yet."""
+    if everything:
+        return frozenset(spec.run_id for spec in grid.specs)
+    return frozenset(i for spec in grid.specs if statuses[spec.run_id] != "done" for i in needs(spec))
+
+
+def _is_open(run_id: str, status: Status, retry: bool, context: Context) -> bool:
+    """Whether there is something to do: a skipped run may have what it needs now, and a finished one have lost its
+    network."""
+    if status == "done":
+        return run_id in context.keep and not (context.root / run_id / CHECKPOINT).exists()
+    return retry or status != "failed"
 
 
 def _levels(grid: Grid) -> list[list[RunSpec]]:

@@ -90,10 +90,12 @@ class Runner:
             return self._finished(spec) or self._do(spec)
 
     def _finished(self, spec: RunSpec) -> Result | None:
-        path = self.root / spec.run_id / RESULT
-        if not distributed.from_first(path.exists()):
+        """What an earlier process came to, unless its network is wanted and did not stay."""
+        folder = self.root / spec.run_id
+        there = (folder / RESULT).exists() and (not self.keep_checkpoint or (folder / CHECKPOINT).exists())
+        if not distributed.from_first(there):
             return None
-        result = Result.load(path)
+        result = Result.load(folder / RESULT)
         return result if result.status == "done" else None
 
     def _do(self, spec: RunSpec) -> Result:

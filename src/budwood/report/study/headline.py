@@ -132,7 +132,9 @@ def _seeds(cells: Iterable[Cell]) -> list[str]:
     low = [f"{short(m, 30)} {g.transfer}" for (g, m), n in few.items() if 1 < max(n) < 5]
     told = []
     if single:
-        told.append(f"One seed each ({', '.join(single)}): the spread over seeds is unknown, and no difference on a task can be tested.")
+        told.append(
+            f"One seed each ({', '.join(single)}): the spread over seeds is unknown, and no difference on a task can be tested."
+        )
     if low:
         told.append(f"Fewer than five seeds ({', '.join(low)}): the spread over seeds is hardly known.")
     return told

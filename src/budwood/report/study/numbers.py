@@ -2,7 +2,7 @@
 
 import statistics
 from collections import Counter, defaultdict
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -11,7 +11,7 @@ from .behaviour import Calibration, calibration
 from .cells import Backbone, Cell, Group, Table, backbone_of, group_of
 from .compare import OverTasks, Tally, comparisons, over_tasks, tally
 from .rank import Ranks, mean_ranks
-from .summary import RelativeError, mean_accuracy, relative_error
+from .summary import RelativeError, relative_error
 
 Place = tuple[Group, Backbone, str]
 
@@ -150,10 +150,6 @@ class Study:
                 first = min(rivals, key=lambda b: errors[b].value)
                 found[sparsity] = Best(first, errors[first], len(rivals))
         return found
-
-    def mean_of(self, group: Group, backbones: Collection[Backbone]) -> tuple[list[str], dict[Backbone, float]]:
-        """The tasks that all of these networks have, and each one's mean accuracy over them."""
-        return mean_accuracy(self.table, group, backbones)
 
     @cached_property
     def calibrated(self) -> dict[tuple[Group, str], dict[Backbone, Calibrated]]:

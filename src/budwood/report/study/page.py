@@ -2,15 +2,18 @@
 
 import base64
 import csv
+import gc
 import hashlib
 import io
 import json
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, TypedDict, Unpack
+from urllib.parse import quote
 
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
@@ -28,6 +31,26 @@ from .tables import Costs, Small
 TEMPLATE = Path(__file__).with_name("study.html.j2")
 SCRIPT = Path(__file__).with_name("study.js")
 """The page's only script: without it the page is complete, but its tables cannot be sorted."""
+
+TITLES = {
+    "winners": "Best method at each sparsity",
+    "sparsity": "Error against sparsity",
+    "tasks": "Accuracy on each task",
+    "ways": "Linear against full transfer",
+    "grain": "Fine-grained against general tasks",
+    "families": "Ranks of families",
+    "lengths": "Length of the transfer",
+    "upstream": "Accuracy up- and downstream",
+    "speed": "Accuracy against speed",
+    "size": "Accuracy against size",
+    "networks": "The networks",
+    "calibration": "Calibration",
+    "harm": "Classes that pruning harms",
+    "beside": "Beside the published results",
+}
+"""Section -> its title, in the order of the page; the accuracies stand after the second, one section a group."""
+
+NONE_BESIDE = "No cell here has the network, sparsity, task and way of transfer of a published one."
 
 
 class Known(TypedDict, total=False):
@@ -59,7 +82,8 @@ def write(table: Table, path: Path, title: str, **known: Unpack[Known]) -> list[
     Raises UserError where a file cannot be written.
     """
     beside = {f"{path.stem}-cells.csv": cells_csv(table), f"{path.stem}-runs.csv": runs_csv(table)}
-    write_atomic(path, _render(_Page(table, title, known, tuple(beside))))
+    with _results_set_aside():
+        write_atomic(path, _render(_Page(table, title, known, tuple(beside))))
     for name, text in beside.items():
         write_atomic(path.with_name(name), text)
     return [path, *(path.with_name(name) for name in beside)]
@@ -73,10 +97,21 @@ def page(table: Table, title: str, **known: Unpack[Known]) -> str:
 def figures(table: Table, folder: Path, **known: Unpack[Known]) -> list[Path]:
     """Write each of the page's plots as a PDF file. Raises UserError where a file cannot be written."""
     paths = []
-    for picture in (p for section in _Page(table, "", known).sections for p in section.plots):
-        paths.append(folder / f"{picture.name}.pdf")
-        write_atomic(paths[-1], picture.pdf())
+    with _results_set_aside():
+        for picture in (p for found in _Page(table, "", known).plots.values() for p in found):
+            paths.append(folder / f"{picture.name}.pdf")
+            write_atomic(paths[-1], picture.pdf())
     return paths
+
+
+@contextmanager
+def _results_set_aside() -> Iterator[None]:
+    """Keep the garbage collector from going through ten thousand results after every plot."""
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
 
 
 # -- the page -----------------------------------------------------------------------------------------------
@@ -109,38 +144,47 @@ class _Page:
         )
 
     @cached_property
+    def plots(self) -> dict[str, list[Picture]]:
+        """Section -> its plots."""
+        study, costs = self.study, self.costs
+        return {
+            "sparsity": pictures.against_sparsity(study),
+            "tasks": pictures.by_task(study, self.task_names),
+            "ways": pictures.linear_full(study),
+            "upstream": pictures.upstream(study, costs.upstream),
+            "speed": pictures.fronts(study, costs.speed, "speed", "milliseconds an image"),
+            "size": pictures.fronts(study, costs.megabytes, "size", "megabytes"),
+            "networks": pictures.layers(study),
+            "calibration": pictures.calibration(study),
+        }
+
+    @cached_property
+    def tables(self) -> dict[str, list[Small]]:
+        """Section -> its smaller tables."""
+        study, known = self.study, self.known
+        return {
+            "winners": tables.winners(study),
+            "grain": tables.grain(study, known.get("fine_grained", {})),
+            "families": tables.families(study, known.get("families", {})),
+            "lengths": tables.lengths(study),
+            "networks": tables.networks(study, self.costs),
+            "calibration": tables.calibrations(study),
+            "harm": tables.harm(study, self.task_names),
+            "beside": tables.beside_published(study, known["published"], self.ids, self.task_names)
+            if "published" in known
+            else [],
+        }
+
     def sections(self) -> list["_Section"]:
         """Those with something to show, in the order of the page."""
-        study, costs, names = self.study, self.costs, self.task_names
-        fine, families = self.known.get("fine_grained", {}), self.known.get("families", {})
-        speed = pictures.fronts(study, costs.speed, "speed", "milliseconds an image")
-        size = pictures.fronts(study, costs.megabytes, "size", "megabytes")
-        calibration = pictures.calibration(study)
-        found = [
-            _Section("winners", "Best method at each sparsity", tables=tables.winners(study)),
-            _Section("sparsity", "Error against sparsity", plots=pictures.against_sparsity(study)),
-            *(_matrices(self, group, first=group == study.groups[0]) for group in study.groups),
-            _Section("tasks", "Accuracy on each task", plots=pictures.by_task(study, names)),
-            _Section("ways", "Linear against full transfer", plots=pictures.linear_full(study)),
-            _Section("grain", "Fine-grained against general tasks", tables=tables.grain(study, fine)),
-            _Section("families", "Ranks of families", tables=tables.families(study, families)),
-            _Section("lengths", "Length of the transfer", tables=tables.lengths(study)),
-            _Section("upstream", "Accuracy up- and downstream", plots=pictures.upstream(study, costs.upstream)),
-            _Section("speed", "Accuracy against speed", plots=speed),
-            _Section("size", "Accuracy against size", plots=size),
-            _Section("networks", "The networks", plots=pictures.layers(study), tables=tables.networks(study, costs)),
-            _Section("calibration", "Calibration", plots=calibration, tables=tables.calibrations(study)),
-            _Section("harm", "Classes that pruning harms", tables=tables.harm(study, names)),
-            *self._beside(),
-        ]
+        found = []
+        for name, title in TITLES.items():
+            found.append(_Section(name, title, plots=self.plots.get(name, []), tables=self.tables.get(name, [])))
+            if name == "sparsity":
+                found += [_matrices(self, group, first=group == self.study.groups[0]) for group in self.study.groups]
+        if "published" in self.known and not self.tables["beside"]:
+            found.append(_Section("beside", TITLES["beside"], NONE_BESIDE))
         return [s for s in found if s.plots or s.tables or s.matrices or s.said]
-
-    def _beside(self) -> list["_Section"]:
-        if "published" not in self.known:
-            return []
-        found = tables.beside_published(self.study, self.known["published"], self.ids, self.task_names)
-        none = "No cell here has the network, sparsity, task and way of transfer of a published one."
-        return [_Section("beside", "Beside the published results", "" if found else none, tables=found)]
 
 
 @dataclass(frozen=True)
@@ -164,14 +208,14 @@ def _render(of: _Page) -> str:
         opening=headline.opening(of.study),
         findings=headline.findings(of.study),
         cautions=[*headline.cautions(of.study), *of.known.get("notes", ())],
-        sections=of.sections,
+        sections=of.sections(),
         svg=lambda picture: Markup(picture.svg()),  # built by us, its texts escaped
         runs=[_runs(of, cell) for cell in of.table.cells],
         with_ids=any(cell.run_ids for cell in of.table.cells),
         missing=_missing(of),
         task_names=of.task_names,
         environment=environments([r for cell in of.table.cells for r in cell.results]),
-        files=of.files,
+        files=[(f"./{quote(name)}", name) for name in of.files],
         count=count,
     )
 

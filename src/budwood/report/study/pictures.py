@@ -16,6 +16,7 @@ from .plots.linear_full import linear_full_plot
 from .plots.relative_error import relative_error_plot
 from .plots.upstream import upstream_plot
 from .relate import Correlation, pareto, upstream_correlation
+from .summary import mean_accuracy
 
 Costs = Mapping[Backbone, float]
 
@@ -71,7 +72,7 @@ def upstream(study: Study, accuracy: Costs) -> list[Picture]:
     for name, group, model in places(study):
         correlation = upstream_correlation(study.table, group, model, accuracy)
         if correlation:
-            _, means = study.mean_of(group, correlation.backbones)
+            _, means = mean_accuracy(study.table, group, correlation.backbones)
             points = {b: (accuracy[b], means[b]) for b in correlation.backbones}
             found.append(upstream_plot(f"upstream-{name}", group, model, points, correlated(correlation), seen))
     return found
@@ -92,7 +93,7 @@ def fronts(study: Study, cost: Costs, what: str, unit: str) -> list[Picture]:
     for group in study.table.groups:
         own = {c.backbone for c in study.in_group[group]}
         backbones = [b for b in study.table.backbones if b in own and b in cost]
-        tasks, means = study.mean_of(group, backbones)
+        tasks, means = mean_accuracy(study.table, group, backbones)
         if len(backbones) > 1 and tasks:
             points = {b: (cost[b], means[b]) for b in backbones}
             name = f"{what}-{slug(group)}"

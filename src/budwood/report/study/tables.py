@@ -41,13 +41,15 @@ def winners(study: Study) -> list[Small]:
         found = [study.best(group, model) for group in study.groups]
         for level in sorted({level for best in found for level in best}):
             cells = [best.get(level) for best in found]
-            told = (Entry(c.backbone.method, f"{error(c.error)}, of {c.rivals}") if c else Entry() for c in cells)
+            told = (
+                Entry(short(c.backbone.method, 40), f"{error(c.error)}, of {c.rivals}") if c else Entry() for c in cells
+            )
             rows.append(((model, sparsity(level)), tuple(told)))
     caption = (
         "The method with the least mean relative increase in error against dense, that increase, and from how many "
         "methods it was chosen. Compared are networks that were run on the same tasks."
     )
-    heads = tuple(way(group) for group in study.groups)
+    heads = tuple(sentence(way(group)) for group in study.groups)
     return [Small(caption, ("Network", "Pruned"), heads, tuple(rows))] if rows else []
 
 
