@@ -12,4 +12,4 @@ myst_enable_extensions = ["colon_fence", "deflist", "dollarmath"]
 myst_heading_anchors = 3
 html_theme = "furo"
 html_title = f"Budwood {version}"
-exclude_patterns = ["_build"]
+exclude_patterns = ["_build", "results/study/data"]

@@ -1,5 +1,6 @@
 """A study: the same results as run by run, on any executor, whatever is killed on the way."""
 
+import csv
 import json
 import os
 import shutil
@@ -160,6 +161,31 @@ def test_protocol_of_the_study(budwood: Callable[..., Said], place: Path, tmp_pa
         assert row["test_top1"] == max(epoch["val_top1"] for epoch in stored["history"])
         assert len(stored["history"]) == (3 if row["transfer"] == "full" else 150)
         assert stored["task"]["sizes"]["train"] == 51 and stored["spec"]["preprocessing"]["resize"] == 256
+
+
+def test_report_and_rows(budwood: Callable[..., Said], place: Path, tmp_path: Path) -> None:
+    path = written(tmp_path, place, sparsities=[0.8], methods=["magnitude"])
+    said = budwood("study", "report", path)
+    assert said.code == 2 and "no study has run" in said.err
+    assert budwood("study", "run", path, "--threads", 1).code == 0
+    assert budwood("study", "bench", path, "--seconds", 0.2, "--threads", 1).code == 0
+    said = budwood("study", "report", path, "-o", "page.html", "--figures", "figures")
+    assert said.code == 0 and "page.html" in said.err
+    text = (tmp_path / "page.html").read_text()
+    assert "Accuracy against speed" in text and "protocol budwood" in text
+    assert len((tmp_path / "page-runs.csv").read_text().splitlines()) == 1 + 6
+    assert len((tmp_path / "page-cells.csv").read_text().splitlines()) == 1 + 4
+    assert all(file.read_bytes().startswith(b"%PDF") for file in (tmp_path / "figures").iterdir())
+    parquet = pytest.importorskip("pyarrow.parquet")
+    assert budwood("study", "report", path, "-o", "rows.parquet").code == 0
+    assert budwood("study", "report", path, "-o", "rows.csv").code == 0
+    with (tmp_path / "rows.csv").open() as file:
+        rows_of_csv = list(csv.DictReader(file))
+    stored = parquet.read_table(tmp_path / "rows.parquet").to_pylist()
+    assert [row["run_id"] for row in stored] == [row["run_id"] for row in rows_of_csv]
+    assert [f"{row['seed']}" for row in stored] == [row["seed"] for row in rows_of_csv]
+    said = budwood("study", "report", path, "-o", "page.pdf")
+    assert said.code == 2 and len(said.lines) == 1 and "NAME.html" in said.err
 
 
 def test_networks_that_are_wanted_later(budwood: Callable[..., Said], place: Path, tmp_path: Path) -> None:

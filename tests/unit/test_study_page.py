@@ -250,17 +250,26 @@ def test_headline_compares_only_what_ran_on_the_same_tasks() -> None:
 
 def test_cautions() -> None:
     told = " ".join(headline.cautions(study_of(runs())))
-    assert "One seed each (resnet18 full)" in told and "Fewer than five seeds (resnet18 linear)" in told
+    assert "One seed a cell (resnet18 full)" in told and "Fewer than five seeds (resnet18 linear)" in told
     assert "smallest test split has 100 images" in told and "A test over 2 tasks can find nothing" in told
     assert "best on the test images" not in told
-    enough = [cell(m, s, t, *[0.5] * 5, group=Group("linear", "cvpr22", 150))
-              for m, s in (("dense", 0.0), ("gmp", 0.9)) for t in "abcdef"]  # fmt: skip
-    (only,) = headline.cautions(Study(Table(tuple(enough))))
-    assert only.startswith("The cvpr22 protocol")
+    enough = [cell(m, s, t, *[0.5] * 5) for m, s in (("dense", 0.0), ("gmp", 0.9)) for t in "abcdef"]
+    assert headline.cautions(Study(Table(tuple(enough)))) == []
+    assert "The cvpr22 protocol keeps" in " ".join(headline.cautions(study_of([result(0.8, protocol="cvpr22")])))
 
 
 def study_of(results: list[Result]) -> Study:
     return Study(table(results))
+
+
+def test_a_task_that_a_way_of_transfer_does_not_have_is_no_gap() -> None:
+    cells = [cell(m, s, t, 0.5, 0.6) for m, s in (("dense", 0.0), ("gmp", 0.9)) for t in "abc"]
+    cells += [cell(m, s, t, 0.7, group=FULL) for m, s in (("dense", 0.0), ("gmp", 0.9)) for t in "ab"]
+    of = Study(Table(tuple(cells)))
+    assert of.gaps.total() == 0
+    full = matrix(of, FULL, "net", {(c.group, c.backbone, c.task): "r" for c in cells})
+    assert full is not None and full.tasks == ["a", "b"] and full.rows[1].summary[1].sub == "0.0 to 0.0"
+    assert "10 of 10 cells filled" in headline.opening(of)
 
 
 TASKS, METHODS = ("a", "b", "c"), (DENSE, Backbone("net", "gmp", 0.9), Backbone("net", "rigl", 0.9))
@@ -340,6 +349,9 @@ def test_a_method_looks_the_same_everywhere_and_unlike_the_others() -> None:
     assert len({(look.colour, look.marker, str(look.line)) for look in seen.values()}) == 24
     assert looks(reversed(names)) == seen
     assert len({look.colour for look in looks(names[:8]).values()}) == 8
+    long = [f"gmp {'option=' * 9}{i} and on" for i in range(4)] + ["x" * 60, "x" * 61, "Gmp", "gmp"]
+    labels = [look.label for look in looks(long).values()]
+    assert len(set(labels)) == len(long) and max(map(len, labels)) <= 31
 
 
 def test_plots_leave_colour_and_font_to_the_page() -> None:

@@ -184,7 +184,13 @@ def bench(path: Path, /, *, batch: Batch = 1, threads: Threads | None = None, se
 
 
 @app.command
-def report(path: Path, /, *, out: Annotated[Path | None, Parameter(name=["--out", "-o"])] = None) -> None:
+def report(
+    path: Path,
+    /,
+    *,
+    out: Annotated[Path | None, Parameter(name=["--out", "-o"])] = None,
+    figures: Path | None = None,
+) -> None:
     """Draw the report of what is done so far.
 
     Parameters
@@ -192,8 +198,10 @@ def report(path: Path, /, *, out: Annotated[Path | None, Parameter(name=["--out"
     path
         The study's file.
     out
-        The page to write, NAME.html (its numbers go beside it as CSV, its plots as PDF into NAME-figures), or NAME.csv
-        or NAME.parquet for one row a run; report.html in the folder of the runs if not given.
+        The page to write, NAME.html (its numbers go beside it as CSV), or NAME.csv or NAME.parquet for one row a run;
+        report.html in the folder of the runs if not given.
+    figures
+        Folder for the plots as PDF, for a paper.
     """
     study = files.read(path)
     store = Store.existing(study.out)
@@ -207,7 +215,7 @@ def report(path: Path, /, *, out: Annotated[Path | None, Parameter(name=["--out"
     elif target.suffix == ".html":
         table, known = _drawn(store, results)
         written = page.write(table, target, study.name, **known)
-        written += page.figures(table, target.with_name(f"{target.stem}-figures"), **known)
+        written += page.figures(table, figures, **known) if figures else []
     else:
         raise UserError(f"{target}: a report is NAME.html, or NAME.csv or NAME.parquet for the rows")
     say(f"report: {written[0]}" + (f" and {len(written) - 1} files beside it" if written[1:] else ""))

@@ -52,11 +52,11 @@ class Cell:
     def n(self) -> int:
         return len(self.scores)
 
-    @property
+    @cached_property
     def mean(self) -> float:
         return statistics.fmean(self.scores.values())
 
-    @property
+    @cached_property
     def std(self) -> float | None:
         """Sample standard deviation over seeds; None for a single one."""
         return statistics.stdev(self.scores.values()) if self.n > 1 else None

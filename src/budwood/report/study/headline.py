@@ -1,5 +1,6 @@
 """What a study shows and how far it can be trusted, in sentences made from the numbers alone."""
 
+import statistics
 from collections.abc import Iterable, Sequence
 
 from ..frame import wilson
@@ -9,7 +10,7 @@ from .numbers import Best, Study
 from .summary import RelativeError
 
 ON_TEST = {"cvpr22"}
-"""Protocols that choose the epoch by its accuracy on the test images."""
+"""Protocols under which our own runs choose the epoch by its accuracy on the test images."""
 
 ENOUGH_TASKS = 6
 """With fewer, a signed-rank test over tasks cannot be significant at 5 %."""
@@ -125,15 +126,17 @@ def _holes(study: Study) -> list[str]:
 
 
 def _seeds(cells: Iterable[Cell]) -> list[str]:
-    few: dict[tuple[Group, str], set[int]] = {}
+    counts: dict[tuple[Group, str], list[int]] = {}
     for cell in cells:
-        few.setdefault((cell.group, cell.backbone.model), set()).add(cell.n)
-    single = [f"{short(m, 30)} {g.transfer}" for (g, m), n in few.items() if max(n) == 1]
-    low = [f"{short(m, 30)} {g.transfer}" for (g, m), n in few.items() if 1 < max(n) < 5]
+        counts.setdefault((cell.group, cell.backbone.model), []).append(cell.n)
+    usual = {f"{short(model, 30)} {group.transfer}": statistics.mode(n) for (group, model), n in counts.items()}
+    single = [name for name, n in usual.items() if n == 1]
+    low = [name for name, n in usual.items() if 1 < n < 5]
     told = []
     if single:
         told.append(
-            f"One seed each ({', '.join(single)}): the spread over seeds is unknown, and no difference on a task can be tested."
+            f"One seed a cell ({', '.join(single)}): the spread over seeds is unknown, and no difference on a task can "
+            "be tested."
         )
     if low:
         told.append(f"Fewer than five seeds ({', '.join(low)}): the spread over seeds is hardly known.")
@@ -170,7 +173,7 @@ def _tasks(study: Study) -> list[str]:
 
 
 def _choice(study: Study) -> list[str]:
-    found = sorted({g.protocol for g in study.groups} & ON_TEST)
+    found = sorted({c.group.protocol for c in study.table.cells if c.results} & ON_TEST)
     return [
         f"The {name} protocol keeps the epoch that is best on the test images, which makes every accuracy look a "
         "little better than it is."

@@ -63,7 +63,7 @@ class Matrix:
 def matrix(study: Study, group: Group, model: str, ids: Mapping[tuple[Group, Backbone, str], str]) -> Matrix | None:
     """None where the group has no network of this architecture."""
     backbones = study.rows(group, model)
-    tasks = [t for t in study.tasks if any((group, b, t) in ids or (group, b, t) in study.missing for b in backbones)]
+    tasks = study.tasks_of(group, model)
     rows = [
         Row(
             method_name(b),
@@ -115,18 +115,18 @@ def _summary(study: Study, group: Group, backbone: Backbone, tasks: list[str]) -
         mean = Entry(f"{100 * sum(found) / len(found):.2f}")
     if backbone.dense:
         return [mean, Entry("reference"), Entry(), Entry(), Entry()]
-    return [mean, _error(study, group, backbone), *_outcomes(study, group, backbone)]
+    return [mean, _error(study, group, backbone, tasks), *_outcomes(study, group, backbone)]
 
 
-def _error(study: Study, group: Group, backbone: Backbone) -> Entry:
+def _error(study: Study, group: Group, backbone: Backbone, tasks: list[str]) -> Entry:
     found = study.numbers[group].errors.get(backbone)
     if found is None:
         return Entry(title="no task with both this network and the dense one")
     sub = ""
     if found.interval:
         sub = f"{signed(100 * found.interval[0])} to {signed(100 * found.interval[1])}"
-    if found.without:
-        sub = f"{len(found.tasks)} of {count(len(found.tasks) + len(found.without), 'task')}"
+    if len(found.tasks) < len(tasks):
+        sub = f"{len(found.tasks)} of {count(len(tasks), 'task')}"
     return Entry(error(found).removesuffix("\u00a0%"), sub)
 
 

@@ -104,6 +104,12 @@ class Study:
         asked |= {cell.backbone for cell in self.in_group.get(group, ())}
         return [b for b in self.backbones if b.model == model and b in asked]
 
+    def tasks_of(self, group: Group, model: str) -> list[str]:
+        """The tasks on which some network of this architecture was, or should be, run in the group."""
+        asked = {task for g, b, task in self.missing if (g, b.model) == (group, model)}
+        asked |= {cell.task for cell in self.in_group.get(group, ()) if cell.backbone.model == model}
+        return [task for task in self.tasks if task in asked]
+
     @cached_property
     def in_group(self) -> dict[Group, list[Cell]]:
         found: dict[Group, list[Cell]] = defaultdict(list)
@@ -122,7 +128,7 @@ class Study:
         for group in self.groups:
             for model in self.models:
                 for backbone in self.rows(group, model):
-                    for task in self.tasks:
+                    for task in self.tasks_of(group, model):
                         if self.table.at(group, backbone, task) is None:
                             found[self.why(group, backbone, task)[0]] += 1
         return found

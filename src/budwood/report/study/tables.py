@@ -9,7 +9,7 @@ from .cells import Backbone, Group, Table
 from .headline import error, sentence, way
 from .matrix import Entry, accuracy, method_name, p_value, spread
 from .network import Shares, shares
-from .numbers import Study
+from .numbers import Best, Study
 from .relate import training_length
 from .summary import RelativeError, against_dense, by_grain
 
@@ -51,6 +51,10 @@ def winners(study: Study) -> list[Small]:
     )
     heads = tuple(sentence(way(group)) for group in study.groups)
     return [Small(caption, ("Network", "Pruned"), heads, tuple(rows))] if rows else []
+
+
+def _best(found: Best | None) -> Entry:
+    return Entry(short(found.backbone.method, 40), f"{error(found.error)}, of {found.rivals}") if found else Entry()
 
 
 def grain(study: Study, fine: Mapping[str, bool]) -> list[Small]:

@@ -28,13 +28,13 @@ def by_task_plot(
     tasks = [t for t in table.tasks if any(c.task == t and not c.backbone.dense for c in cells)]
     if not tasks:
         return None
-    legend, across = Legend([*lines, "Dense"]), min(COLUMNS, len(tasks))
+    legend, across = Legend([*(seen[m].label for m in lines), "Dense"]), min(COLUMNS, len(tasks))
     rows = math.ceil(len(tasks) / across)
 
     def draw(plot: Plot) -> None:
         for axes, task in zip(plot.axes, tasks, strict=False):
             _panel(plot, axes, table, group, task, lines, seen)
-            axes.set_title(short(task_names.get(task, task), 20), loc="left", y=1, pad=3)
+            axes.set_title(short(task_names.get(task, task), 16), loc="left", y=1, pad=3)
         for axes in plot.axes[len(tasks) :]:
             axes.set_axis_off()
         bottom = plot.axes[max(0, len(tasks) - across) : len(tasks)]  # some above an empty place
@@ -42,7 +42,8 @@ def by_task_plot(
             axes.xaxis.set_visible(axes in bottom)
             axes.tick_params(labelbottom=True)
         sparsity_axis(plot.axes[0], [b.sparsity for bs in lines.values() for b in bs], gap=0.28, unit="")
-        bottom[len(bottom) // 2].set_xlabel("Weights pruned, %")
+        last = plot.axes[across * (rows - 1) : len(tasks)]
+        last[len(last) // 2].set_xlabel("Weights pruned, %")
         legend.place(plot, left=0.36, top=0.22, across=0.42, down=0.36)
 
     return Picture(
@@ -74,7 +75,7 @@ def _panel(
                 [100 * c.mean for c in cells],
                 yerr=[100 * (c.std or 0) for c in cells],
                 **drawn(plot, seen[method]),
-                linewidth=1.1, markersize=3, elinewidth=0.8, label=short(method, 28),
+                linewidth=1.1, markersize=3, elinewidth=0.8, label=seen[method].label,
             )  # fmt: skip
     bottom, top = axes.get_ylim()
     if dense and lowest < 100 * dense.mean - FLOOR:

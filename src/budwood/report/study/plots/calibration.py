@@ -4,7 +4,6 @@ from collections.abc import Mapping
 
 from ...accuracy import position
 from ...figure import Picture, Plot
-from ...words import short
 from ..cells import Backbone, Group
 from .common import Legend, Looks, by_method, drawn, sparsity_axis
 
@@ -14,7 +13,7 @@ def calibration_plot(name: str, group: Group, model: str, ece: Mapping[Backbone,
     lines = by_method(b for b in ece if b.model == model)
     if not lines:
         return None
-    legend = Legend([*lines, "Dense"])
+    legend = Legend([*(seen[m].label for m in lines), "Dense"])
 
     def draw(plot: Plot) -> None:
         axes = plot.axes[0]
@@ -22,7 +21,7 @@ def calibration_plot(name: str, group: Group, model: str, ece: Mapping[Backbone,
             axes.axhline(100 * ece[dense], color=plot.colours["muted"], linewidth=1.1, label="Dense")
         for method, backbones in lines.items():
             x, y = [position(b.sparsity) for b in backbones], [100 * ece[b] for b in backbones]
-            axes.plot(x, y, **drawn(plot, seen[method]), label=short(method, 28))
+            axes.plot(x, y, **drawn(plot, seen[method]), label=seen[method].label)
         sparsity_axis(axes, [b.sparsity for backbones in lines.values() for b in backbones])
         axes.set_ylim(0, 110 * max(e for b, e in ece.items() if b.model == model))
         axes.set_xlabel("Weights pruned")

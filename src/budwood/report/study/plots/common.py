@@ -11,10 +11,12 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from ...accuracy import position
 from ...figure import MARKERS, MORE, SERIES, Plot
-from ...words import short, signed, sparsity
+from ...words import signed, sparsity
 from ..cells import Backbone
 
 NAMES = (*SERIES, *MORE)
+LONGEST = 28
+"""Letters of a name in a legend."""
 LINES = ("-", (0, (4, 1.5)), (0, (1, 1.2)))
 BEND = 20.0
 """Per cent: beyond it the axis of relative errors is logarithmic, where one network fails so badly that a straight
@@ -23,11 +25,12 @@ axis would hide the others."""
 
 @dataclass(frozen=True)
 class Look:
-    """`colour` is a name of the palette."""
+    """`colour` is a name of the palette, `label` the method's name in a legend: short, and no other's."""
 
     colour: str
     marker: str
-    line: Any = "-"
+    line: Any
+    label: str
 
 
 Looks = Mapping[str, Look]
@@ -35,11 +38,19 @@ Looks = Mapping[str, Look]
 
 def looks(methods: Iterable[str]) -> dict[str, Look]:
     """One for each pruning method, different up to 24 of them."""
-    found = {}
-    for i, method in enumerate(sorted(set(methods), key=str.casefold)):
+    found, labels = dict[str, Look](), set[str]()
+    for i, method in enumerate(sorted(set(methods), key=lambda name: (name.casefold(), name))):
         turn = i // len(NAMES)
-        found[method] = Look(NAMES[i % len(NAMES)], MARKERS[(i + turn) % len(MARKERS)], LINES[turn % len(LINES)])
+        label = _short(method) if _short(method) not in labels else f"{_short(method)} {i}"
+        labels.add(label)
+        look = Look(NAMES[i % len(NAMES)], MARKERS[(i + turn) % len(MARKERS)], LINES[turn % len(LINES)], label)
+        found[method] = look
     return found
+
+
+def _short(method: str) -> str:
+    """Cut in the middle: the ends of its options tell it apart from others."""
+    return method if len(method) <= LONGEST else f"{method[:17]}…{method[18 - LONGEST :]}"
 
 
 def by_method(backbones: Iterable[Backbone]) -> dict[str, list[Backbone]]:
@@ -52,7 +63,7 @@ def by_method(backbones: Iterable[Backbone]) -> dict[str, list[Backbone]]:
 
 
 def drawn(plot: Plot, look: Look) -> dict[str, Any]:
-    """matplotlib's arguments for a line with this look."""
+    """matplotlib's arguments for a line with this look; its label is for the caller to give."""
     colour = plot.colours[look.colour]
     return {"color": colour, "marker": look.marker, "markerfacecolor": colour, "linestyle": look.line}
 
@@ -85,7 +96,7 @@ def zero_line(plot: Plot, axes: Axes, vertical: bool = False) -> None:
     (axes.axvline if vertical else axes.axhline)(0, color=plot.colours["fg"], linewidth=1, zorder=1)
 
 
-def cloud(plot: Plot, points: Mapping[Backbone, tuple[float, float]], seen: Looks, labelled: bool = True) -> None:
+def cloud(plot: Plot, points: Mapping[Backbone, tuple[float, float]], seen: Looks) -> None:
     """Networks as points, those of a method joined by rising sparsity; larger the fewer weights are left."""
     axes = plot.axes[0]
     for method, backbones in by_method(points).items():
@@ -94,7 +105,7 @@ def cloud(plot: Plot, points: Mapping[Backbone, tuple[float, float]], seen: Look
         axes.plot(x, y, **style | {"marker": ""}, linewidth=0.8, alpha=0.7)
         for backbone in backbones:
             axes.plot(*points[backbone], **style | {"linestyle": ""}, markersize=_size(backbone.sparsity))
-        axes.plot([], [], **style | {"linestyle": ""}, label=short(method, 28) if labelled else None)
+        axes.plot([], [], **style | {"linestyle": ""}, label=seen[method].label)
     for dense in (b for b in points if b.dense):
         axes.plot(*points[dense], "o", color=plot.colours["fg"], label="Dense")
 
@@ -111,13 +122,13 @@ class Legend:
 
     @property
     def columns(self) -> int:
-        longest = max(min(len(name), 28) for name in self.names)
+        longest = max(len(name) for name in self.names)
         return 3 if longest <= 14 else 2 if longest <= 24 else 1
 
     @property
     def height(self) -> float:
         """In inches, with the x axis' labels above it."""
-        return 0.56 + 0.17 * math.ceil(len(self.names) / self.columns)
+        return 0.54 + 0.19 * math.ceil(len(self.names) / self.columns)
 
     def place(self, plot: Plot, left: float = 0.7, top: float = 0.1, across: float = 0.0, down: float = 0.0) -> None:
         """Lay out the panels above it, margins and gaps in inches."""

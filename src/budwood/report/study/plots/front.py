@@ -13,7 +13,7 @@ def front_plot(
 ) -> Picture:  # fmt: skip
     """`points`: (cost, lower is better; mean accuracy, a fraction). `cost` names it with its unit."""
     models = sorted({b.model for b in points})
-    legend = Legend([*by_method(points), "Dense", "Pareto front"])
+    legend = Legend([*(seen[m].label for m in by_method(points)), "Dense", "Pareto front"])
 
     def draw(plot: Plot) -> None:
         axes = plot.axes[0]

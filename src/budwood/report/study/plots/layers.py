@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from matplotlib.ticker import MaxNLocator
 
 from ...figure import Picture, Plot
-from ...words import count, short, sparsity
+from ...words import count, sparsity
 from ..cells import Backbone
 from .common import Legend, Looks, by_method
 
@@ -18,7 +18,7 @@ def layers_plot(name: str, model: str, pruned: Mapping[Backbone, Sequence[float]
         return None
     levels = sorted({b.sparsity for b in found})
     lines = by_method(found)
-    legend, deep = Legend([*lines]), max(len(of) for of in found.values())
+    legend, deep = Legend([seen[m].label for m in lines]), max(len(of) for of in found.values())
 
     def draw(plot: Plot) -> None:
         for axes, level in zip(plot.axes, levels, strict=True):
@@ -28,7 +28,7 @@ def layers_plot(name: str, model: str, pruned: Mapping[Backbone, Sequence[float]
                     look = seen[method]
                     axes.plot(
                         range(1, len(shares) + 1), shares, color=plot.colours[look.colour], linestyle=look.line,
-                        drawstyle="steps-mid", linewidth=1.1, label=short(method, 28),
+                        drawstyle="steps-mid", linewidth=1.1, label=seen[method].label,
                     )  # fmt: skip
             axes.axhline(100 * level, color=plot.colours["muted"], linewidth=0.8, linestyle=":")
             axes.set_title(f"{sparsity(level)} of all weights", loc="left", y=1, pad=3)

@@ -14,7 +14,7 @@ def linear_full_plot(name: str, protocol: str, model: str, linear: Errors, full:
     }
     if not points:
         return None
-    legend = Legend([*by_method(points)])
+    legend = Legend([seen[m].label for m in by_method(points)])
 
     def draw(plot: Plot) -> None:
         axes = plot.axes[0]

@@ -4,7 +4,6 @@ from collections.abc import Mapping
 
 from ...accuracy import position
 from ...figure import Picture, Plot
-from ...words import short
 from ..cells import Backbone, Group
 from ..summary import RelativeError
 from .common import Legend, Looks, by_method, drawn, relative_axis, sparsity_axis, zero_line
@@ -17,7 +16,7 @@ def relative_error_plot(name: str, group: Group, model: str, errors: Errors, see
     lines = by_method(b for b in errors if b.model == model)
     if not lines:
         return None
-    legend = Legend([*lines])
+    legend = Legend([seen[m].label for m in lines])
     return Picture(
         name,
         f"Relative increase in error of pruned {model} against sparsity, {group.transfer} transfer; "
@@ -37,7 +36,7 @@ def _draw(plot: Plot, lines: Mapping[str, list[Backbone]], errors: Errors, seen:
         found = [errors[b] for b in backbones]
         x, y = [position(b.sparsity) + aside for b in backbones], [100 * e.value for e in found]
         ends = [e.interval or (e.value, e.value) for e in found]
-        axes.plot(x, y, **drawn(plot, seen[method]), label=short(method, 28))
+        axes.plot(x, y, **drawn(plot, seen[method]), label=seen[method].label)
         colour = plot.colours[seen[method].colour]
         axes.vlines(x, [100 * e[0] for e in ends], [100 * e[1] for e in ends], color=colour, linewidth=0.9, alpha=0.75)
     shown = [b for backbones in lines.values() for b in backbones]

@@ -11,7 +11,7 @@ def upstream_plot(
     name: str, group: Group, model: str, points: Mapping[Backbone, tuple[float, float]], said: str, seen: Looks
 ) -> Picture:
     """`points`: (upstream, mean downstream) accuracy, fractions. `said` of the correlation, in the caption."""
-    legend = Legend([*by_method(points), "Dense"])
+    legend = Legend([*(seen[m].label for m in by_method(points)), "Dense"])
 
     def draw(plot: Plot) -> None:
         axes = plot.axes[0]
