@@ -81,6 +81,8 @@ def method(row: Row) -> str:
 def details(row: Row, frame: TaskFrame) -> str:
     """What tells this row from others of the same method: where, options, and the recipe where it varies."""
     parts = [WHERE[row.spec.where]]
+    if row.spec.protocol != "budwood":
+        parts.append(f"protocol {row.spec.protocol}")
     if len(frame.models) > 1:
         parts.insert(0, row.spec.model)
     parts += [f"{name} {value}" for name, value in row.spec.options.items()]
@@ -155,6 +157,8 @@ def cautions(frame: TaskFrame) -> list[str]:
     few = [f"{sizes[s]:,} {word}" for s, word in SPLIT_WORDS.items() if s in sizes and sizes[s] < 2 * classes]
     if few:
         told.append(f"So few images for {count(classes, 'class')} ({', '.join(few)}) give a first impression only.")
+    if any(row.spec.protocol == "cvpr22" for row in frame.rows):
+        told.append("Under protocol cvpr22 the epoch is chosen on the test images, so these accuracies are too high.")
     if known and all(r.test is None or r.test.n < 3 for r in frame.rows):
         told.append("Fewer than three seeds were run, so the spread between runs is hardly known.")
     return told
