@@ -31,7 +31,7 @@ def result(seed: int = 0, status: str = "done", reason: str = "") -> Result:
 
 def test_what_goes_in_comes_out(tmp_path: Path) -> None:
     store = Store(tmp_path)
-    origins = {"p" * 64: Origin("a.safetensors", "mine", 0.7), "run:1": Origin(label="gmp")}
+    origins = {"p" * 64: Origin("a.safetensors", "mine", 0.9, 0.7), "run:1": Origin(label="gmp")}
     store.plan("s", [spec(0), spec(1), spec(2)], origins)
     store.record([result(0), result(1, "failed", "no disk")])
     by_seed = {found.spec.seed: found for found in store.results()}

@@ -5,7 +5,7 @@ import pytest
 from budwood.core.errors import UserError
 from budwood.core.result import Result
 from budwood.core.spec import Recipe, RunSpec
-from budwood.report.study.cells import Backbone, Group, table
+from budwood.report.study.cells import Backbone, Group, Label, table
 
 
 def result(accuracy: float = 0.5, sparsity: float = 0.0, *, status: str = "done", **changes) -> Result:
@@ -52,8 +52,14 @@ def test_epochs_of_a_linear_head_are_those_it_is_fitted_with(head: str, epochs: 
 
 def test_networks_are_told_apart_by_options_and_labels() -> None:
     runs = [result(0.1, 0.9, options={"damp": 1}), result(0.2, 0.9, options={"damp": 2}), result(0.3, 0.9, parent="q")]
-    names = {cell.backbone.method for cell in table(runs, {"q": "theirs"}).cells}
+    names = {cell.backbone.method for cell in table(runs, {"q": Label("theirs")}).cells}
     assert names == {"gmp damp=1", "gmp damp=2", "theirs"}
+
+
+def test_a_network_goes_by_the_sparsity_it_was_meant_to_have() -> None:
+    runs = [result(0.1, 0.912, parent="p"), result(0.2, 0.9, parent="q", method="acdc")]
+    assert {cell.backbone.sparsity for cell in table(runs).cells} == {0.912, 0.9}
+    assert {cell.backbone.sparsity for cell in table(runs, {"p": Label(sparsity=0.9)}).cells} == {0.9}
 
 
 def test_two_runs_of_one_seed_are_said() -> None:

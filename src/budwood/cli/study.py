@@ -224,7 +224,7 @@ def report(
 def _drawn(store: Store, results: list[Result]) -> tuple[cells.Table, page.Known]:
     """What the page shows, and what is known beside the results."""
     origins, speeds = store.origins(), store.speeds()
-    labels = {parent: origin.label for parent, origin in origins.items() if origin.label}
+    labels = {parent: cells.Label(origin.label, origin.sparsity) for parent, origin in origins.items()}
     table = cells.table(results, labels)
     parents = {cells.backbone_of(r.spec, labels): r.spec.parent for cell in table.cells for r in cell.results[:1]}
     upstream = {b: a for found in upstream_accuracy(results, labels).values() for b, a in found.items()}

@@ -35,6 +35,9 @@ class ModelEntry(_Part):
     label: str | None = None
     """What the report calls its method, where the checkpoint's own word does not tell it from another."""
 
+    sparsity: float | None = Field(None, gt=0, lt=1)
+    """By which sparsity it goes in the report, where the measured one is not round, so that it is compared with others;
+    the measured one is told too."""
     accuracy: float | None = Field(None, ge=0, le=1)
     """Its accuracy upstream (on ImageNet, say), where it is known: for the plot of upstream against downstream."""
 

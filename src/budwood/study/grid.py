@@ -57,7 +57,7 @@ def expand(study: StudyFile) -> Grid:
         start = Start.of(network)
         if (twin := grid.origins.get(start.parent)) is not None:
             raise UserError(f"{entry.model} is the same network as {twin.source}; name it once")
-        grid.origins[start.parent] = Origin(entry.model, entry.label, entry.accuracy)
+        grid.origins[start.parent] = Origin(entry.model, entry.label, entry.sparsity, entry.accuracy)
         grid.notes += network.notes
         if "linear" in study.transfers:
             check_linear_head(network)
@@ -177,8 +177,9 @@ def _check_twins(grid: Grid) -> None:
     seen: dict[tuple[str, str, float], str] = {}
     for parent, spec in {spec.parent: spec for spec in grid.transfers}.items():
         pruned = spec.where == "upstream"
-        label = grid.origins[parent].label or (spec.method if pruned else "dense")
-        key = (spec.model, label, round(spec.sparsity, 3) if pruned else 0.0)
+        origin = grid.origins[parent]
+        label = origin.label or (spec.method if pruned else "dense")
+        key = (spec.model, label, round(origin.sparsity or spec.sparsity, 3) if pruned else 0.0)
         if key in seen:
             names = " and ".join(grid.origins[each].source or each for each in (seen[key], parent))
             raise UserError(f"{names} are both {label} at {key[2]:g}; give one of them a label")

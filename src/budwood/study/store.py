@@ -25,7 +25,7 @@ CREATE TABLE IF NOT EXISTS runs (
     reason TEXT NOT NULL DEFAULT '', result TEXT, task TEXT, environment TEXT, mask TEXT
 );
 CREATE TABLE IF NOT EXISTS shared (digest TEXT PRIMARY KEY, value TEXT NOT NULL);
-CREATE TABLE IF NOT EXISTS networks (parent TEXT PRIMARY KEY, source TEXT, label TEXT, accuracy REAL);
+CREATE TABLE IF NOT EXISTS networks (parent TEXT PRIMARY KEY, source TEXT, label TEXT, sparsity REAL, accuracy REAL);
 CREATE TABLE IF NOT EXISTS speeds (parent TEXT PRIMARY KEY, row TEXT NOT NULL);
 """
 
@@ -33,10 +33,11 @@ CREATE TABLE IF NOT EXISTS speeds (parent TEXT PRIMARY KEY, row TEXT NOT NULL);
 @dataclass(frozen=True)
 class Origin:
     """What is known of a network that transfers start from: where it is opened from (None for one that a run makes),
-    what the report calls its method, and its accuracy upstream, a fraction."""
+    what the report calls its method, by which sparsity it goes there, and its accuracy upstream, a fraction."""
 
     source: str | None = None
     label: str | None = None
+    sparsity: float | None = None
     accuracy: float | None = None
 
 
@@ -66,8 +67,8 @@ class Store:
         with self._open() as db:
             db.execute("DELETE FROM runs WHERE study = ? AND result IS NULL AND status = 'planned'", (study,))
             db.executemany("INSERT OR IGNORE INTO runs (run_id, study, spec) VALUES (?, ?, ?)", rows)
-            known = [(parent, o.source, o.label, o.accuracy) for parent, o in origins.items()]
-            db.executemany("INSERT OR REPLACE INTO networks VALUES (?, ?, ?, ?)", known)
+            known = [(parent, o.source, o.label, o.sparsity, o.accuracy) for parent, o in origins.items()]
+            db.executemany("INSERT OR REPLACE INTO networks VALUES (?, ?, ?, ?, ?)", known)
 
     def record(self, results: Iterable[Result]) -> None:
         """Keep results, finished or failed; a finished one is never replaced by a failed one."""

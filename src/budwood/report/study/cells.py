@@ -5,6 +5,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import NamedTuple
 
 from ...core.errors import UserError
 from ...core.files import canonical_json
@@ -25,6 +26,18 @@ class Backbone:
     @property
     def dense(self) -> bool:
         return self.method == DENSE
+
+
+class Label(NamedTuple):
+    """What a study calls a network, where its checkpoint's own word for the method does not tell it from another, or
+    its measured sparsity is not the one it was meant to have. None: as the checkpoint says."""
+
+    method: str | None = None
+    sparsity: float | None = None
+
+
+Labels = Mapping[str, Label]
+"""By the digest a run starts from, or `run:RUN_ID`."""
 
 
 @dataclass(frozen=True, order=True)
@@ -95,9 +108,8 @@ class Table:
         return self.at(cell.group, Backbone(cell.backbone.model, DENSE, 0.0), cell.task)
 
 
-def table(results: Iterable[Result], labels: Mapping[str, str] | None = None) -> Table:
-    """Cells of the finished runs. `labels` names networks by the digest they start from, where the method's name alone
-    does not tell two of them apart.
+def table(results: Iterable[Result], labels: Labels | None = None) -> Table:
+    """Cells of the finished runs.
 
     Raises UserError where two runs of one cell have the same seed (they differ in something no label tells), and where
     runs that would be compared saw different images of a task.
@@ -124,16 +136,16 @@ def group_of(spec: RunSpec) -> Group:
     return Group(spec.transfer, spec.protocol, recipe.epochs if recipe.head == "sgd" else 0)
 
 
-def backbone_of(spec: RunSpec, labels: Mapping[str, str]) -> Backbone:
+def backbone_of(spec: RunSpec, labels: Labels) -> Backbone:
+    label = labels.get(spec.parent, Label())
     if spec.sparsity == 0:
-        return Backbone(spec.model, labels.get(spec.parent, DENSE), 0.0)
+        return Backbone(spec.model, label.method or DENSE, 0.0)
     if spec.where in ("downstream", "one-shot"):  # where it starts is a dense network, whose label says nothing of it
-        name = f"{spec.method} ({spec.where})"
-    else:
-        name = labels.get(spec.parent, spec.method)
+        label = Label(f"{spec.method} ({spec.where})")
+    name = label.method or spec.method
     if spec.options:
         name += " " + ", ".join(f"{key}={_plain(value)}" for key, value in sorted(spec.options.items()))
-    return Backbone(spec.model, name, round(spec.sparsity, 3))
+    return Backbone(spec.model, name, round(spec.sparsity if label.sparsity is None else label.sparsity, 3))
 
 
 def _plain(value: object) -> str:

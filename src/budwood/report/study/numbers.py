@@ -8,7 +8,7 @@ from functools import cached_property
 
 from ...core.result import Result
 from .behaviour import Calibration, calibration
-from .cells import Backbone, Cell, Group, Table, backbone_of, group_of
+from .cells import Backbone, Cell, Group, Labels, Table, backbone_of, group_of
 from .compare import OverTasks, Tally, comparisons, over_tasks, tally
 from .rank import Ranks, mean_ranks
 from .summary import RelativeError, relative_error
@@ -65,7 +65,7 @@ class Study:
     """`labels` name networks by the digest they start from, as in `cells.table`."""
 
     table: Table
-    labels: Mapping[str, str] = field(default_factory=dict)
+    labels: Labels = field(default_factory=dict)
 
     @cached_property
     def missing(self) -> dict[Place, list[Result]]:

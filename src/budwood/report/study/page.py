@@ -24,7 +24,7 @@ from ..figure import Picture
 from ..html import environments
 from ..words import NOTHING, count, sparsity
 from . import headline, matrix, pictures, tables
-from .cells import Backbone, Cell, Group, Table
+from .cells import Backbone, Cell, Group, Labels, Table
 from .numbers import Study
 from .tables import Costs, Small
 
@@ -68,7 +68,7 @@ class Known(TypedDict, total=False):
     """Task -> whether its classes are of one kind of thing."""
     families: Mapping[str, str]
     """Method -> family."""
-    labels: Mapping[str, str]
+    labels: Labels
     """Names of networks by the digest they start from, as given to `cells.table`."""
     task_names: Mapping[str, str]
     """Task -> its name on the page; by default what its results call it."""

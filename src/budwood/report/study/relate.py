@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from ...core.result import Result
-from .cells import Backbone, Group, Table, backbone_of
+from .cells import Backbone, Group, Labels, Table, backbone_of
 from .summary import RESAMPLES, Interval, mean_accuracy, percentiles
 
 UPSTREAM = "run:"
@@ -88,9 +88,7 @@ def _spearman(x: NDArray[np.float64], y: NDArray[np.float64]) -> NDArray[np.floa
     return rho
 
 
-def upstream_accuracy(
-    results: Iterable[Result], labels: Mapping[str, str] | None = None
-) -> dict[str, dict[Backbone, float]]:
+def upstream_accuracy(results: Iterable[Result], labels: Labels | None = None) -> dict[str, dict[Backbone, float]]:
     """Upstream task -> network -> test accuracy where it was pruned, from the runs that pruned it and the transfers
     that started from them. `labels` as in `cells.table`. Networks that came from elsewhere are not in it."""
     results = list(results)
