@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
 
 from .conftest import Said, surroundings
@@ -49,12 +50,12 @@ def accuracies(found: list[dict[str, Any]]) -> dict[str, tuple[float, ...]]:
 
 def test_every_run_once_and_as_run_by_run(budwood: Callable[..., Said], place: Path, tmp_path: Path) -> None:
     path = written(tmp_path, place, keep_checkpoints=True)
-    said = budwood("study", "run", path, "--threads", 1, "--json")
+    said = budwood("study", "run", path, "--threads", torch.get_num_threads(), "--json")
     assert said.code == 0
     study = rows(said)
     assert len(study) == 4 + 5 * 3  # upstream, and each of five networks with two linear and one full transfer
     before = done_in(tmp_path)
-    again = budwood("study", "run", path, "--threads", 1, "--json")
+    again = budwood("study", "run", path, "--threads", torch.get_num_threads(), "--json")
     assert accuracies(rows(again)) == accuracies(study) and done_in(tmp_path) == before
 
     # The dense transfers are those of `budwood transfer`, and have the same names.

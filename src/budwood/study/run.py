@@ -169,9 +169,11 @@ class Runner:
         if self.task is None:
             return Transferred(network, [], -1)
         if spec.transfer == "linear":
-            cache = self.root / "features" / features_key(spec)
+            first = distributed.rank() == 0  # other processes of one run write nothing
+            cache = self.root / "features" / features_key(spec) if first else None
+            crops = self.root / "crops" if first else None
             return linear(
-                network, self.task, recipe, spec.seed, cache=cache, crops=self.root / "crops", workers=self.workers,
+                network, self.task, recipe, spec.seed, cache=cache, crops=crops, workers=self.workers,
                 progress=progress,
             )  # fmt: skip
         if spec.where == "one-shot":
