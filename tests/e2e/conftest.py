@@ -5,7 +5,7 @@ import random
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -103,7 +103,7 @@ class Said:
 @pytest.fixture
 def budwood(
     place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
-) -> Callable[..., Said]:
+) -> Iterator[Callable[..., Said]]:
     """The command, called in this process in an empty folder: (code, stdout, stderr)."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(place))
@@ -121,7 +121,8 @@ def budwood(
         out, err = capfd.readouterr()
         return Said(code, out, err)
 
-    return call
+    yield call
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture

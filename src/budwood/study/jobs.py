@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
+
 from ..core.checkpoint import Checkpoint
 from ..core.errors import UserError
 from ..core.files import write_atomic
@@ -49,6 +51,7 @@ def jobs_of(specs: Sequence[RunSpec]) -> list[Job]:
 
 def work(job: Job, context: Context) -> list[Result]:
     """Do the runs of a job. What goes wrong is a `failed` result with its reason, and the next run goes on."""
+    torch.set_num_threads(context.threads)
     results = []
     for spec in job:
         try:

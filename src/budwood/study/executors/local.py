@@ -11,8 +11,6 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 
-import torch
-
 from ...core.result import Result
 from ..jobs import Context, Job, failed, work
 
@@ -26,7 +24,6 @@ _context: Context
 def run(jobs: Sequence[Job], context: Context, workers: int) -> Iterator[list[Result]]:
     """Do the jobs, `workers` at a time; the results of each as it ends, in no order. One worker is this process."""
     if workers == 1:
-        torch.set_num_threads(context.threads)
         yield from (work(job, context) for job in jobs)
         return
     waiting = deque((job, 1) for job in jobs)
@@ -67,7 +64,6 @@ def _begin(context: Context, parent: int) -> None:
     global _context
     _context = context
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the driver ends it
-    torch.set_num_threads(context.threads)
     threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
 
 

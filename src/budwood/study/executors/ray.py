@@ -84,9 +84,6 @@ def _inputs(ray: Any, job: Job, root: Path) -> dict[str, Any]:
 
 def _do(job: Job, context: Context, token: str, inputs: dict[str, Any]) -> Sent:
     """In a worker."""
-    import torch
-
-    torch.set_num_threads(context.threads)
     if _sees(context.root, token):
         return work(job, context), {}
     import ray
