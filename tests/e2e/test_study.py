@@ -80,6 +80,20 @@ def test_every_run_once_and_as_run_by_run(budwood: Callable[..., Said], place: P
     assert budwood("verify", tmp_path / "runs" / mine["run_id"]).code == 0
 
 
+def test_the_same_images_by_two_metrics(budwood: Callable[..., Said], place: Path, tmp_path: Path) -> None:
+    """One digest, two tasks: each run is of the task, and by the metric, that its spec names."""
+    for name in "ab":
+        shutil.copytree(place / "shapes", tmp_path / name)
+    tasks = [{"data": "a", "metric": "mean_per_class"}, {"data": "b"}]
+    transfers = {"linear": {"seeds": 1, "recipe": {"head": "sgd"}}}
+    path = written(tmp_path, place, tasks=tasks, methods=[], sparsities=[], upstream={}, transfers=transfers)
+    found = {row["task"]: row for row in rows(budwood("study", "run", path, "--json"))}
+    assert found["a"]["data"] == found["b"]["data"] and found["a"]["run_id"] != found["b"]["run_id"]
+    for name, metric in (("a", "mean_per_class"), ("b", "top1")):
+        stored = json.loads((tmp_path / "runs" / found[name]["run_id"] / "result.json").read_text())
+        assert (stored["task"]["name"], stored["task"]["metric"], found[name]["metric"]) == (name, metric, metric)
+
+
 def test_status_needs_neither_network_nor_image(budwood: Callable[..., Said], place: Path, tmp_path: Path) -> None:
     path = written(tmp_path, place, methods=[], sparsities=[], upstream={})
     said = budwood("study", "status", path)

@@ -73,6 +73,12 @@ def test_paths_are_relative_to_the_file(tmp_path: Path, monkeypatch: pytest.Monk
     assert third == "timm:resnet18"
 
 
+def test_with_a_root_it_is_a_tasks_name_whatever_lies_beside_the_file(tmp_path: Path) -> None:
+    (tmp_path / "dtd").mkdir()
+    study = read(written(tmp_path, LEAST | {"tasks": [{"data": "dtd", "root": "data"}]}))
+    assert study.tasks[0].data == "dtd" and study.tasks[0].root == tmp_path / "data"
+
+
 @pytest.mark.parametrize(
     ("changes", "words"),
     [

@@ -1,8 +1,6 @@
 """What several verbs share: options to objects, the screen, a runs folder that is ours."""
 
 import copy
-import csv
-import io
 import json
 import math
 import sys
@@ -17,7 +15,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from ..core.errors import UserError
-from ..core.files import write_atomic
+from ..core.files import csv_text, write_atomic
 from ..core.registry import tasks
 from ..core.spec import Recipe, RunSpec
 from ..core.task import Metric, Task
@@ -166,15 +164,7 @@ def write_rows(rows: list[dict[str, Any]], path: Path) -> None:
 
     Raises UserError where the file cannot be written or Parquet's library is not installed.
     """
-    columns = list(dict.fromkeys(name for row in rows for name in row))
-    if path.suffix == ".parquet":
-        write_atomic(path, _parquet([{name: row.get(name) for name in columns} for row in rows]))
-        return
-    text = io.StringIO()
-    writer = csv.DictWriter(text, columns)
-    writer.writeheader()
-    writer.writerows(rows)
-    write_atomic(path, text.getvalue())
+    write_atomic(path, _parquet(rows) if path.suffix == ".parquet" else csv_text(rows))
 
 
 def _parquet(rows: list[dict[str, Any]]) -> bytes:
@@ -183,6 +173,7 @@ def _parquet(rows: list[dict[str, Any]]) -> bytes:
         import pyarrow.parquet
     except ImportError:
         raise UserError("Parquet needs pyarrow: pip install 'budwood[parquet]', or write NAME.csv") from None
+    columns = dict.fromkeys(name for row in rows for name in row)
     sink = pyarrow.BufferOutputStream()
-    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), sink)
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist([dict.fromkeys(columns) | row for row in rows]), sink)
     return bytes(sink.getvalue())

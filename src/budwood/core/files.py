@@ -1,12 +1,14 @@
 """Files: written so that a reader never sees half of one, read with suspicion; and content named by its digest."""
 
 import contextlib
+import csv
 import fcntl
 import hashlib
+import io
 import json
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
 
@@ -121,6 +123,16 @@ def metadata_of(data: bytes) -> dict[str, str] | None:
         return metadata if isinstance(metadata, dict) else {}
     except (ValueError, AttributeError, RecursionError):
         return None
+
+
+def csv_text(rows: Iterable[Mapping[str, Any]]) -> str:
+    """Rows as CSV; the columns are those of any row, in the order in which they first appear."""
+    rows = list(rows)
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(dict.fromkeys(name for row in rows for name in row)))
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
 
 
 def canonical_json(value: Any) -> str:

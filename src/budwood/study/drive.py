@@ -45,12 +45,12 @@ def run_study(
     _take_over(store, grid.specs, study.out)
     for note in dict.fromkeys(grid.notes):
         told(note)
-    keep = _kept(grid, store.statuses(), study.keep_checkpoints)
+    ids = [spec.run_id for spec in grid.specs]
+    keep = _kept(grid, _statuses(store, ids), study.keep_checkpoints)
     sources = {parent: origin.source for parent, origin in grid.origins.items() if origin.source}
     context = Context(study.out, sources, grid.tasks, grid.calibration, keep, *astuple(machine))
-    ids = [spec.run_id for spec in grid.specs]
     for level in _levels(grid):
-        statuses = store.statuses()
+        statuses = _statuses(store, ids)
         open_ = [spec for spec in level if _is_open(spec.run_id, statuses[spec.run_id], retry, context)]
         ready, blocked = _by_needs(open_, statuses)
         store.record(blocked)
@@ -59,8 +59,13 @@ def run_study(
             store.record(results)
             before += len(results)
             done(results, before, len(ids))
-    statuses = store.statuses()
-    return {run_id: statuses[run_id] for run_id in ids}
+    return _statuses(store, ids)
+
+
+def _statuses(store: Store, ids: Sequence[str]) -> dict[str, Status]:
+    """Of these runs. One may have been forgotten: it was in the plan of another study, which has been changed."""
+    known = store.statuses()
+    return {run_id: known.get(run_id, "planned") for run_id in ids}
 
 
 def _kept(grid: Grid, statuses: Mapping[str, Status], everything: bool) -> frozenset[str]:
@@ -102,6 +107,6 @@ def _by_needs(specs: list[RunSpec], statuses: Mapping[str, str]) -> tuple[list[R
 
 def _take_over(store: Store, specs: Sequence[RunSpec], root: Path) -> None:
     """Finished runs whose driver was killed before it could note them, or that `budwood transfer` made."""
-    statuses = store.statuses()
-    paths = [root / spec.run_id / RESULT for spec in specs if statuses[spec.run_id] != "done"]
+    statuses = _statuses(store, [spec.run_id for spec in specs])
+    paths = [root / run_id / RESULT for run_id, status in statuses.items() if status != "done"]
     store.record(result for path in paths if path.exists() and (result := Result.load(path)).status == "done")

@@ -184,7 +184,13 @@ def _absolute(study: StudyFile, folder: Path) -> StudyFile:
         }
     )
     tasks = [
-        entry.model_copy(update={"data": word(entry.data), "root": at(entry.root), "manifest": at(entry.manifest)})
+        entry.model_copy(
+            update={
+                "data": entry.data if entry.root else word(entry.data),  # with a root it is a task's name
+                "root": at(entry.root),
+                "manifest": at(entry.manifest),
+            }
+        )
         for entry in study.tasks
     ]
     models = [entry.model_copy(update={"model": word(entry.model)}) for entry in study.models]

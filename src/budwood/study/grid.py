@@ -15,7 +15,7 @@ from ..tasks.plain import Images
 from ..transfer.protocols import recipe_for, task_for
 from .file import ModelEntry, StudyFile, TaskEntry
 from .run import make_pruner
-from .specs import Pruning, Start, data_facts, transfer_spec, upstream_spec
+from .specs import Pruning, Start, TaskKey, data_facts, task_key, transfer_spec, upstream_spec
 from .store import Origin
 
 
@@ -25,13 +25,13 @@ class Grid:
 
     `upstream` prune before any transfer; a transfer whose parent is `run:ID` needs one of them, and one with a teacher
     needs that. `origins` says of each network, by its digest or `run:ID`, how it is opened and called; `tasks` has the
-    opened tasks by digest.
+    opened tasks by what a spec says of them.
     """
 
     upstream: list[RunSpec] = field(default_factory=list)
     transfers: list[RunSpec] = field(default_factory=list)
     origins: dict[str, Origin] = field(default_factory=dict)
-    tasks: dict[str, Task] = field(default_factory=dict)
+    tasks: dict[TaskKey, Task] = field(default_factory=dict)
     calibration: Images | None = None
     notes: list[str] = field(default_factory=list)
 
@@ -77,7 +77,7 @@ def _opened(study: StudyFile, entry: TaskEntry, grid: Grid) -> Task:
         check_manifest(task, entry.manifest)
     grid.notes += [f"{task.name}: {note}" for note in task.notes]
     task = task_for(study.protocol, task)
-    grid.tasks[task.digest()] = task
+    grid.tasks[task_key(task)] = task
     return task
 
 
@@ -89,7 +89,7 @@ def _upstream_task(study: StudyFile, grid: Grid) -> Task | None:
     if seen.data is None:
         return None
     task = open_task(seen.data, seen.root)
-    grid.tasks[task.digest()] = task
+    grid.tasks[task_key(task)] = task
     return task
 
 

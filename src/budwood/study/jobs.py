@@ -17,6 +17,7 @@ from ..core.task import Task
 from ..models.network import Network, from_checkpoint, open_network
 from ..tasks.plain import Images
 from .run import CHECKPOINT, Runner, features_key
+from .specs import TaskKey
 
 ERROR = "error.txt"
 """In a run's folder: the traceback of what nobody foresaw."""
@@ -31,7 +32,7 @@ class Context:
 
     root: Path
     sources: dict[str, str]
-    tasks: dict[str, Task]
+    tasks: dict[TaskKey, Task]
     calibration: Images | None = None
     keep: frozenset[str] = frozenset()
     """Runs whose networks stay."""
@@ -56,9 +57,9 @@ def work(job: Job, context: Context) -> list[Result]:
     for spec in job:
         try:
             network = opened(spec.parent, context.sources.get(spec.parent), context.root)
+            task = context.tasks.get((spec.task, spec.data, spec.metric))
             runner = Runner(
-                network, context.tasks.get(spec.data), context.root, context.loaders, device=context.device,
-                calibration=context.calibration, wait=True, keep_checkpoint=spec.run_id in context.keep,
+                network, task, context.root, context.loaders, device=context.device, calibration=context.calibration, wait=True, keep_checkpoint=spec.run_id in context.keep,
             )  # fmt: skip
             results.append(runner.run(spec))
         except UserError as error:

@@ -48,6 +48,14 @@ class Pruning:
     options: dict[str, Any] = field(default_factory=dict)
 
 
+TaskKey = tuple[str, str, str]
+"""Name, digest and metric: what a RunSpec says of a task."""
+
+
+def task_key(task: Task) -> TaskKey:
+    return task.name, task.digest(), task.metric
+
+
 def transfer_spec(
     start: Start,
     task: Task,
@@ -60,7 +68,6 @@ def transfer_spec(
 ) -> RunSpec:
     """The transfer of a network to a task (whose splits are the protocol's already), pruned on the way if told."""
     recipe = recipe_for(protocol, task, way, given)
-    method = start.method if pruning is None else pruning.method
     if pruning is None:
         facts: dict[str, Any] = {"method": start.method, "where": start.where, "sparsity": start.sparsity}
         recipe = recipe.model_copy(update={"distill": 0.0})
@@ -68,7 +75,7 @@ def transfer_spec(
         gradual = way == "full" and methods.get(pruning.method).tags.gradual
         facts = {"method": pruning.method, "where": "downstream" if gradual else "one-shot"}
         facts |= {"sparsity": pruning.sparsity, "options": pruning.options}
-    seen = preprocessing_for(protocol, task, way, start.preprocessing, method, recipe.size)
+    seen = preprocessing_for(protocol, task, way, start.preprocessing, start.method, recipe.size)
     return RunSpec(
         model=start.model, parent=start.parent, preprocessing=seen, task=task.name, data=task.digest(),
         metric=task.metric, transfer=way, seed=seed, recipe=recipe, protocol=protocol, teacher=teacher, **facts,
@@ -92,5 +99,5 @@ def upstream_spec(
 def data_facts(task: Task | None, calibration: str | None) -> dict[str, Any]:
     """What of a RunSpec says on which images a network is pruned: a task's, or unlabelled ones of this digest."""
     if task is not None:
-        return {"task": task.name, "data": task.digest(), "metric": task.metric}
+        return dict(zip(("task", "data", "metric"), task_key(task), strict=True))
     return {"task": "none", "data": calibration or "none"}

@@ -120,8 +120,9 @@ class Store:
 
     def origins(self) -> dict[str, Origin]:
         """By the digest of a network, or `run:RUN_ID`."""
+        query = "SELECT parent, source, label, sparsity, accuracy FROM networks"
         with self._open() as db:
-            return {parent: Origin(*known) for parent, *known in db.execute("SELECT * FROM networks")}
+            return {parent: Origin(*known) for parent, *known in db.execute(query)}
 
     def record_speeds(self, rows: Mapping[str, dict[str, Any]]) -> None:
         """Keep a row of `bench.latency` for each network."""

@@ -1,10 +1,8 @@
 """The study's report: one HTML file that needs nothing else, its numbers as CSV, its plots as PDF for a paper."""
 
 import base64
-import csv
 import gc
 import hashlib
-import io
 import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -18,7 +16,7 @@ from urllib.parse import quote
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
-from ...core.files import write_atomic
+from ...core.files import csv_text, write_atomic
 from ...core.spec import RunSpec
 from ..figure import Picture
 from ..html import environments
@@ -307,9 +305,4 @@ def _place(cell: Cell) -> dict[str, Any]:
 
 
 def _csv(rows: Iterable[Mapping[str, Any]]) -> str:
-    rows = list(rows)
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(dict.fromkeys(name for row in rows for name in row)))
-    writer.writeheader()
-    writer.writerows({k: json.dumps(v) if isinstance(v, list | dict) else v for k, v in row.items()} for row in rows)
-    return text.getvalue()
+    return csv_text({k: json.dumps(v) if isinstance(v, list | dict) else v for k, v in row.items()} for row in rows)
