@@ -59,7 +59,8 @@ def work(job: Job, context: Context) -> list[Result]:
             network = opened(spec.parent, context.sources.get(spec.parent), context.root)
             task = context.tasks.get((spec.task, spec.data, spec.metric))
             runner = Runner(
-                network, task, context.root, context.loaders, device=context.device, calibration=context.calibration, wait=True, keep_checkpoint=spec.run_id in context.keep,
+                network, task, context.root, context.loaders, device=context.device, calibration=context.calibration,
+                wait=True, keep_checkpoint=spec.run_id in context.keep,
             )  # fmt: skip
             results.append(runner.run(spec))
         except UserError as error:
