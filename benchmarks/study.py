@@ -27,12 +27,15 @@ from budwood.report.study import cells
 from budwood.study.drive import Machine, run_study
 from budwood.study.file import StudyFile, read
 from budwood.study.grid import expand
+from budwood.study.run import mark
 from budwood.study.store import Store
 
 NETWORKS = """
+import torch
 from torch import nn
 
 def net(num_classes=3, width=4):
+    torch.manual_seed(0)
     module = nn.Sequential(nn.Conv2d(3, width, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(width, num_classes))
     module.preprocessing = {"size": 16, "resize": 16}
     return module
@@ -90,6 +93,7 @@ def main() -> None:
         timed("before (imports)", lambda: None)
         grid = timed("plan", lambda: expand(study))
         print(f"{len(grid.specs)} runs")
+        mark(study.out)
         store = Store(study.out)
         timed("keep all results", lambda: store.record(made_up(spec) for spec in grid.specs))
         timed("go on, with all done", lambda: run_study(study, lambda jobs, context: iter(()), Machine()))

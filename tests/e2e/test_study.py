@@ -15,6 +15,12 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from torch import nn
+
+from budwood.core.mask import Mask
+from budwood.core.pruner import Plan
+from budwood.core.registry import methods
+from budwood.prune.magnitude import Magnitude
 
 from .conftest import Said, surroundings
 
@@ -37,6 +43,10 @@ def written(folder: Path, place: Path, **changes: Any) -> Path:
 
 def rows(said: Said) -> list[dict[str, Any]]:
     return json.loads(said.out)  # type: ignore[no-any-return]
+
+
+def statuses(said: Said) -> list[str]:
+    return sorted(row["status"] for row in rows(said))
 
 
 def done_in(folder: Path) -> dict[str, int]:
@@ -102,8 +112,7 @@ def test_status_needs_neither_network_nor_image(budwood: Callable[..., Said], pl
     path.write_text(path.read_text().replace("py:toynet.small", "py:nowhere.net"))
     said = budwood("study", "status", path)
     assert said.code == 0 and "shapes" in said.err
-    statuses = json.loads(budwood("study", "status", path, "--json").out)
-    assert list(statuses.values()) == ["done"] * 3
+    assert statuses(budwood("study", "status", path, "--json")) == ["done"] * 3
 
 
 def test_a_run_that_fails_is_noted_and_tried_again_on_request(
@@ -128,8 +137,7 @@ def test_what_needs_a_failed_run_is_skipped(budwood: Callable[..., Said], place:
     path = written(tmp_path, place, methods=["gmp"], sparsities=[0.5], upstream=upstream, transfers=transfers)
     said = budwood("study", "run", path)
     assert said.code == 1 and "1 failed" in said.err
-    statuses = json.loads(budwood("study", "status", path, "--json").out)
-    assert sorted(statuses.values()) == ["done", "failed", "skipped"]
+    assert statuses(budwood("study", "status", path, "--json")) == ["done", "failed", "skipped"]
 
 
 @pytest.mark.parametrize(
@@ -222,6 +230,184 @@ def test_networks_that_are_wanted_later(budwood: Callable[..., Said], place: Pat
     assert said.code == 0 and before.items() <= accuracies(rows(said)).items()
 
 
+LBFGS: dict[str, Any] = {"methods": [], "sparsities": [], "upstream": {}, "transfers": {"linear": {}}}
+"""The quickest study: one head a network and task."""
+
+
+def test_studies_in_one_folder(budwood: Callable[..., Said], place: Path, tmp_path: Path) -> None:
+    """Each has the plan of its file, and their report is one; the store may be deleted."""
+    shutil.copytree(place / "shapes", tmp_path / "more")
+    first = written(tmp_path, place, **LBFGS).rename(tmp_path / "first.yaml")
+    both = LBFGS | {"name": "two", "tasks": ["shapes", "more"], "methods": ["magnitude"], "sparsities": [0.5]}
+    shutil.copytree(place / "shapes", tmp_path / "shapes")
+    second = written(tmp_path, place, **both).rename(tmp_path / "second.yaml")
+
+    def run() -> None:
+        assert len(rows(budwood("study", "run", first, "--json"))) == 1
+        assert len(rows(budwood("study", "run", second, "--json"))) == 5  # upstream, two networks on two tasks
+        assert (len(rows(budwood("study", "status", first, "--json"))), done_in(tmp_path)) == (1, done)
+        assert budwood("study", "report", first, "-o", "all.csv").code == 0
+        with (tmp_path / "all.csv").open() as file:
+            assert len({row["run_id"] for row in csv.DictReader(file)}) == 5  # the first study's is among them
+
+    assert budwood("study", "run", first).code == budwood("study", "run", second).code == 0
+    done = done_in(tmp_path)
+    run()
+    (tmp_path / "runs" / "study.sqlite").unlink()
+    run()
+    other = written(tmp_path, place, **LBFGS, name="third")
+    said = budwood("study", "status", other)
+    assert said.code == 2 and len(said.lines) == 1 and "has not run" in said.err
+
+
+def test_report_follows_the_file(budwood: Callable[..., Said], place: Path, shapes: Path, tmp_path: Path) -> None:
+    """Other images, another network of the same name, failures of what is wanted no more: none of the old is shown."""
+    network = tmp_path / "sparse.safetensors"
+    prune = ("prune", "py:toynet.small", "--method", "random", "--sparsity", 0.8, "--out", tmp_path / "pruned")
+
+    def report() -> list[dict[str, str]]:
+        assert budwood("study", "report", path, "-o", "page.html").code == 0
+        with (tmp_path / "page-runs.csv").open() as file:
+            return list(csv.DictReader(file))
+
+    def pruned(seed: int) -> None:
+        shutil.copy(budwood(*prune, "--seed", seed).out.strip(), network)
+
+    pruned(0)
+    changes = LBFGS | {"models": ["py:toynet.small", str(network)], "tasks": ["shapes"]}
+    failing = {"linear": {}, "full": {"seeds": 1, "recipe": {"epochs": 1, "lr": 1e20}}}
+    path = written(tmp_path, place, **changes | {"transfers": failing})
+    assert budwood("study", "run", path).code == 1
+    assert [row["status"] for row in report()].count("failed") == 2
+    path = written(tmp_path, place, **changes)
+    for change in (
+        lambda: None,
+        lambda: shutil.copy(shapes / "red" / "00.png", shapes / "red" / "new.png"),
+        lambda: pruned(1),
+    ):
+        change()
+        new = rows(budwood("study", "run", path, "--json"))
+        assert {row["run_id"] for row in report()} == {row["run_id"] for row in new} and len(new) == 2
+
+
+def test_running_is_what_is_locked(budwood: Callable[..., Said], place: Path, tmp_path: Path) -> None:
+    path = written(tmp_path, place, **LBFGS)
+    (row,) = rows(budwood("study", "run", path, "--json"))
+    lock = tmp_path / "runs" / row["run_id"] / ".lock"
+    lock.touch()  # as a killed process leaves it
+    assert statuses(budwood("study", "status", path, "--json")) == ["done"]
+    hold = """if True:
+        import pathlib, sys
+        from budwood.core.files import locked
+        with locked(pathlib.Path(sys.argv[1])):
+            print(flush=True)
+            input()
+    """
+    with subprocess.Popen([sys.executable, "-c", hold, lock], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as holder:
+        assert holder.stdout and holder.stdout.readline()
+        assert statuses(budwood("study", "status", path, "--json")) == ["running"]
+        holder.communicate(b"\n")
+    assert statuses(budwood("study", "status", path, "--json")) == ["done"]
+
+
+def test_names_are_printed_as_they_are(budwood: Callable[..., Said], place: Path, tmp_path: Path) -> None:
+    shutil.copytree(place / "shapes", tmp_path / "[red]")
+    path = written(
+        tmp_path, place, **LBFGS | {"tasks": ["[red]"], "models": [{"model": "py:toynet.small", "label": "[b]"}]}
+    )
+    for verb in ("run", "status"):
+        said = budwood("study", verb, path)
+        assert said.code == 0 and "│ [red] │" in said.err
+    assert budwood("study", "report", path).code == 0
+    text = (tmp_path / "runs" / "report-cells.csv").read_text()
+    assert "[red]" in text and "[b]" in text
+
+
+def test_a_folder_that_cannot_be_written(budwood: Callable[..., Said], place: Path, tmp_path: Path) -> None:
+    path = written(tmp_path, place, **LBFGS)
+    assert budwood("study", "run", path).code == 0
+    plain = [] if os.geteuid() else ["setpriv", "--bounding-set=-dac_override", "--inh-caps=-dac_override"]
+    if plain and shutil.which("setpriv") is None:
+        pytest.skip("root writes anywhere, and setpriv is not there to stop it")
+    calls = """if True:
+        import sys
+        from budwood.cli import main
+        for arguments in ("status", "report -o page.html", "report", "run"):
+            try:
+                main(["study", *arguments.split(), "study.yaml"])
+                print(0)
+            except SystemExit as end:
+                print(end.code)
+    """
+    (tmp_path / "runs").chmod(0o555)
+    try:
+        command = [*plain, sys.executable, "-c", calls]
+        said = subprocess.run(command, cwd=tmp_path, env=surroundings(place), capture_output=True, text=True)
+    finally:
+        (tmp_path / "runs").chmod(0o755)
+    assert said.stdout.split() == ["0", "0", "2", "2"] and "Traceback" not in said.stderr
+    assert "│ shapes │" in said.stderr and (tmp_path / "page.html").exists()
+    assert said.stderr.count("\nbudwood: cannot write") + said.stderr.count("study.sqlite cannot be used") == 2
+
+
+@pytest.mark.parametrize("harm", ["deleted", "cut", "changed"])
+def test_a_pruned_network_that_is_lost(harm: str, budwood: Callable[..., Said], place: Path, tmp_path: Path) -> None:
+    """It is made again for the runs that need it, and to the same bits."""
+    changes = LBFGS | {"methods": ["wanda"], "sparsities": [0.5], "upstream": {"calibration": str(place / "few")}}
+    path = written(tmp_path, place, **changes)
+    before = accuracies(rows(budwood("study", "run", path, "--json")))
+    (network,), (shared,) = tmp_path.glob("runs/*/checkpoint.safetensors"), tmp_path.glob("runs/pruned/*.safetensors")
+    whole = network.read_bytes()
+    for file in (network, shared):
+        data = file.read_bytes()
+        if harm == "deleted":
+            file.unlink()
+        else:
+            file.write_bytes(data[:1000] if harm == "cut" else data[:-1] + bytes([data[-1] ^ 1]))
+    assert budwood("study", "run", path).code == 0  # nothing needs it
+    assert not network.exists() or network.read_bytes() != whole
+    written(tmp_path, place, **changes | {"transfers": {"linear": {}, "full": {"seeds": 1, "recipe": {"epochs": 1}}}})
+    said = budwood("study", "run", path, "--json")
+    assert said.code == 0 and before.items() <= accuracies(rows(said)).items()
+    assert budwood("verify", network).code == 0 and len(network.read_bytes()) == len(whole)
+
+
+def test_a_job_prunes_once(
+    budwood: Callable[..., Said], place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Heads of several seeds on a network that is pruned in the transfer."""
+    monkeypatch.setattr(methods, "_members", {name: methods.get(name) for name in methods})
+    begun = []
+
+    @methods.register("counted")
+    class Counted(Magnitude):
+        def start(self, model: nn.Module, mask: Mask, plan: Plan) -> Mask:
+            begun.append(plan)
+            return super().start(model, mask, plan)
+
+    transfers = {"linear": {"seeds": 2, "recipe": {"head": "sgd"}}}
+    path = written(
+        tmp_path,
+        place,
+        **LBFGS | {"methods": ["counted"], "sparsities": [0.5], "transfers": transfers},
+        when="downstream",
+    )
+    found = rows(budwood("study", "run", path, "--json"))
+    assert len(found) == 4 and len(begun) == 1
+
+
+def test_report_of_nothing_but_failures(budwood: Callable[..., Said], place: Path, tmp_path: Path) -> None:
+    full = {"full": {"seeds": 2, "recipe": {"epochs": 1, "lr": 1e20}}}
+    path = written(tmp_path, place, **LBFGS | {"transfers": full})
+    said = budwood("study", "run", path, "--json")
+    assert said.code == 1 and statuses(said) == ["failed", "failed"]
+    assert all("lower the learning rate" in row["reason"] for row in rows(said))
+    assert rows(budwood("study", "status", path, "--json")) == rows(said)
+    said = budwood("study", "report", path)
+    assert said.code == 2 and len(said.lines) == 1
+    assert "2 runs failed" in said.err and "lower the learning rate" in said.err and "--retry" in said.err
+
+
 # -- killed --------------------------------------------------------------------------------------------------
 
 
@@ -230,8 +416,8 @@ def begun(place: Path, tmp_path: Path) -> Iterator[Callable[..., subprocess.Pope
     """`budwood study run` in a process of its own, in a session of its own."""
     children = []
 
-    def start(*arguments: object) -> subprocess.Popen[bytes]:
-        command = [sys.executable, "-m", "budwood", "study", "run", tmp_path / "study.yaml", *arguments]
+    def start(*arguments: object, study: str = "study.yaml") -> subprocess.Popen[bytes]:
+        command = [sys.executable, "-m", "budwood", "study", "run", tmp_path / study, *arguments]
         children.append(
             subprocess.Popen(list(map(str, command)), cwd=tmp_path, env=surroundings(place), start_new_session=True)
         )
@@ -290,11 +476,10 @@ def test_kill_9_of_a_worker(
     path = written(tmp_path, place)
     driver = begun("--workers", 2, "--threads", 1)
     for count in (2, 6):
-        wait_for(lambda: len(done_in(tmp_path)) >= count and workers_of(driver.pid))  # noqa: B023
+        wait_for(lambda: len(done_in(tmp_path)) >= count and bool(workers_of(driver.pid)))  # noqa: B023
         os.kill(workers_of(driver.pid)[0], signal.SIGKILL)
     assert driver.wait(timeout=300) == 0
-    statuses = json.loads(budwood("study", "status", path, "--json").out)
-    assert len(statuses) == 19 and set(statuses.values()) == {"done"}
+    assert statuses(budwood("study", "status", path, "--json")) == ["done"] * 19
 
 
 def test_ctrl_c_and_on(begun: Callable[..., Any], budwood: Callable[..., Said], place: Path, tmp_path: Path) -> None:
@@ -304,3 +489,18 @@ def test_ctrl_c_and_on(begun: Callable[..., Any], budwood: Callable[..., Said], 
     os.killpg(driver.pid, signal.SIGINT)
     assert driver.wait(timeout=60) == 130
     assert len(rows(budwood("study", "run", path, "--threads", 1, "--json"))) == 19
+
+
+def test_two_studies_at_once(
+    begun: Callable[..., Any], budwood: Callable[..., Said], place: Path, tmp_path: Path
+) -> None:
+    """In one folder, with most runs in common: each is done once, and each study has all of its own."""
+    linear = {"linear": {"seeds": 2, "recipe": {"head": "sgd"}}}
+    wanted = {"one": (linear, 14), "two": (SMALL["transfers"], 19)}
+    for name, (transfers, _) in wanted.items():
+        written(tmp_path, place, name=name, transfers=transfers).rename(tmp_path / f"{name}.yaml")
+    drivers = [begun("--threads", 1, study=f"{name}.yaml") for name in wanted]
+    assert [driver.wait(timeout=300) for driver in drivers] == [0, 0]
+    for name, (_, count) in wanted.items():
+        assert statuses(budwood("study", "status", f"{name}.yaml", "--json")) == ["done"] * count
+    assert len(done_in(tmp_path)) == 19

@@ -1,5 +1,6 @@
 """The same study on a Ray cluster of several workers: the same results, though one of them is killed."""
 
+import contextlib
 import json
 import os
 import signal
@@ -21,14 +22,20 @@ from .conftest import Said, surroundings
 from .test_study import accuracies, done_in, rows, wait_for, written
 
 ray = pytest.importorskip("ray", reason="Ray is not installed")
+if not Path("/proc/self").exists():
+    pytest.skip("needs /proc", allow_module_level=True)
+
+
+MARK = "BUDWOOD_TEST_CLUSTER"
+"""In the environment of every process of the cluster, so that no other Ray on the machine is touched."""
 
 
 @pytest.fixture
-def cluster(place: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+def cluster(place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """A head with three CPUs, started as a user would; its address in RAY_ADDRESS."""
     command = [Path(sys.executable).with_name("ray"), "start", "--head", "--num-cpus=3", "--port=0"]
     command += ["--include-dashboard=false", "--disable-usage-stats"]
-    environment = surroundings(place) | {"RAY_DISABLE_IMPORT_WARNING": "1"}
+    environment = surroundings(place) | {"RAY_DISABLE_IMPORT_WARNING": "1", MARK: str(tmp_path)}
     started = subprocess.run(list(map(str, command)), env=environment, capture_output=True, text=True, timeout=180)
     if started.returncode:
         pytest.skip(f"Ray does not start here: {started.stderr[-300:]}")
@@ -36,31 +43,34 @@ def cluster(place: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     yield "auto"
     if ray.is_initialized():
         ray.shutdown()
-    subprocess.run([str(command[0]), "stop", "--force"], capture_output=True, timeout=60)
+    for pid in processes(tmp_path):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
 
 
-def ray_workers() -> list[int]:
-    """Processes that do a job at this moment: Ray writes so into their names."""
-    found = []
+def processes(mark: Path) -> dict[int, bytes]:
+    """The command lines of the cluster's processes by their number."""
+    found = {}
     for folder in Path("/proc").glob("[0-9]*"):
-        try:
-            name = (folder / "cmdline").read_bytes().replace(b"\0", b" ").strip()
-        except OSError:
-            continue
-        if name == b"ray::_do" or name.startswith(b"ray::_do "):
-            found.append(int(folder.name))
+        with contextlib.suppress(OSError):
+            if f"{MARK}={mark}".encode() in (folder / "environ").read_bytes().split(b"\0"):
+                found[int(folder.name)] = (folder / "cmdline").read_bytes().replace(b"\0", b" ").strip()
     return found
 
 
-@pytest.mark.skipif(not Path("/proc/self").exists(), reason="needs /proc")
+def ray_workers(mark: Path) -> list[int]:
+    """Processes that do a job at this moment: Ray writes so into their names."""
+    return [pid for pid, name in processes(mark).items() if (name + b" ").startswith(b"ray::_do ")]
+
+
 def test_same_results_though_a_worker_is_killed(
     cluster: str, budwood: Callable[..., Said], place: Path, tmp_path: Path
 ) -> None:
     path = written(tmp_path, place)
     command = [sys.executable, "-m", "budwood", "study", "run", str(path), "--executor", "ray", "--threads", "1"]
     driver = subprocess.Popen(command, cwd=tmp_path, env=surroundings(place) | {"RAY_ADDRESS": cluster})
-    wait_for(lambda: len(done_in(tmp_path)) >= 2 and bool(ray_workers()))
-    os.kill(ray_workers()[0], signal.SIGKILL)
+    wait_for(lambda: len(done_in(tmp_path)) >= 2 and bool(ray_workers(tmp_path)))
+    os.kill(ray_workers(tmp_path)[0], signal.SIGKILL)
     assert driver.wait(timeout=300) == 0
     on_ray = rows(budwood("study", "run", path, "--threads", 1, "--json"))
     assert len(on_ray) == 19

@@ -6,11 +6,13 @@ import os
 import random
 import shutil
 import subprocess
+import urllib.error
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torchvision
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -189,6 +191,74 @@ def test_bad_input(data: Path, tmp_path: Path) -> None:
         write(Secretive(), tmp_path / "m.csv")  # type: ignore[abstract]
 
 
+ODD = [
+    " a.png",
+    "b .png",
+    "  .png",
+    "c\nd.png",
+    "e\rf.png",
+    "g\r\nh.png",
+    'i "j", k.png',
+    "l\udcffm.png",
+    "\ufeffn.png",
+]
+
+
+def oddly_named(root: Path) -> Path:
+    """A folder of images whose names need care in a table, in classes whose names do too."""
+    fill(root, " a", "b\nc")
+    for name in ODD:
+        shutil.copy(root / " a/0.png", root / " a" / name)
+        with open(root / " a" / name, "ab") as stream:
+            stream.write(os.fsencode(name))  # so that no two are alike
+    return root
+
+
+def test_file_names_need_not_be_words(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    data, file = oddly_named(tmp_path / "data"), tmp_path / "m.csv"
+    task = Folder(data)
+    write(task, file)
+    with open(file, newline="", encoding="utf-8", errors="surrogateescape") as stream:
+        rows = list(csv.DictReader(stream))
+    there = {os.path.relpath(path, data) for path in map(str, data.rglob("*.png"))}
+    assert {row["path"] for row in rows} == there and len(there) == 20 + len(ODD)
+    assert {row["label"] for row in rows} == {" a", "b\nc"}
+    assert compare(task, file) == []
+    for name in ODD:
+        (data / " a" / name).unlink()
+    missing = compare(Folder(data), file)
+    assert sum(line.endswith(" is missing") for line in missing) == len(ODD)
+    assert all(line.isprintable() for line in missing)
+    assert run("data", "manifest", data, "--check", file) == 1
+    assert len(capfd.readouterr().out.splitlines()) == len(missing)
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    names=st.sets(
+        st.text(st.characters(exclude_characters="/\0", exclude_categories=["Cs"]), min_size=1), min_size=1, max_size=5
+    )
+)
+def test_every_name_comes_back_as_it_was(tmp_path_factory: pytest.TempPathFactory, names: set[str]) -> None:
+    class Named(InMemory):
+        def __init__(self) -> None:
+            pixels = [Pixels(name, np.full((2, 2, 3), k, np.uint8)) for k, name in enumerate(sorted(names))]
+            self.samples, self.notes = {"train": [(each, 0) for each in pixels], "val": [], "test": []}, []
+
+    file = tmp_path_factory.mktemp("m") / "m.csv"
+    write(Named(), file)
+    assert compare(Named(), file) == []
+
+
+def test_a_line_that_is_there_twice(data: Path, tmp_path: Path) -> None:
+    write(Folder(data), tmp_path / "m.csv")
+    lines = (tmp_path / "m.csv").read_text().splitlines(keepends=True)
+    for again in (lines[3], lines[3].replace("train", "val")):
+        (tmp_path / "m.csv").write_text("".join([*lines, again]))
+        with pytest.raises(UserError, match=r"m.csv line 32 has .*\.png again; leave one of them"):
+            compare(Folder(data), tmp_path / "m.csv")
+
+
 # ------------------------------------------------------------------------------------------------- the verbs
 
 
@@ -259,3 +329,41 @@ def test_prepare_says_what_to_get(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert run("data", "prepare", "folder", "--root", tmp_path) == 2
     assert run("data", "prepare", "flower102", "--root", tmp_path) == 2
     assert "flowers102" in capsys.readouterr().err
+
+
+def test_a_download_that_fails_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_internet(*_: Any, **__: Any) -> None:
+        raise urllib.error.URLError("no internet")
+
+    monkeypatch.setattr(torchvision.datasets.utils.urllib.request, "urlopen", no_internet)
+    for root, left in ((tmp_path / "new", None), (tmp_path / "old", ["mine"]), (tmp_path / "begun", ["dtd"])):
+        if left:
+            (root / left[0]).mkdir(parents=True)
+        for name in (
+            "dtd",
+            "fgvcaircraft",
+            "flowers102",
+            "food101",
+            "oxfordiiitpet",
+            "cifar10",
+            "caltech101",
+            "sun397",
+        ):
+            with pytest.raises(UserError, match="could not be downloaded"):
+                tasks.get(name)(root)
+        assert (sorted(path.name for path in root.rglob("*")) if root.exists() else None) == left
+
+
+def test_half_a_download_is_taken_away_on_ctrl_c(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    dtd: Any = tasks.get("dtd")
+
+    def stopped(self: Any) -> None:
+        (self.home / "images").mkdir(parents=True)
+        (self.home / "images/half.jpg").touch()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(dtd, "fetch", stopped)
+    (tmp_path / "dtd").mkdir()
+    with pytest.raises(KeyboardInterrupt):
+        dtd(tmp_path)
+    assert list(tmp_path.rglob("*")) == [tmp_path / "dtd"]

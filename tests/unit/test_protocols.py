@@ -7,11 +7,12 @@ import pytest
 import torch
 from PIL import Image
 
+from budwood.core.errors import UserError
 from budwood.core.registry import tasks
 from budwood.core.spec import Recipe, RunSpec
 from budwood.core.task import Preprocessing
 from budwood.train.optim import learning_rate
-from budwood.transfer.protocols import SEEDS, preprocessing_for, recipe_for, task_for
+from budwood.transfer.protocols import SEEDS, check_linear, preprocessing_for, recipe_for, task_for
 
 OWN = Preprocessing(resize=232, interpolation="bilinear")  # torchvision's newer ResNet-50
 STATISTICS = {"dtd": (0.5322, 0.2642), "stanfordcars": (0.4513, 0.2900), "cifar10": (0.4914, 0.2023)}
@@ -57,6 +58,29 @@ def test_linear() -> None:
     recipe = recipe_for("cvpr22", unopened("fgvcaircraft"), "linear", Recipe(epochs=3, lr=1))
     assert (recipe.head, recipe.lr, recipe.epochs, recipe.milestones) == ("sgd", 0.01, 150, (51, 101))
     assert SEEDS["cvpr22"] == {"linear": 5, "full": 3}
+
+
+@pytest.mark.parametrize(
+    ("protocol", "given", "full_too", "words"),
+    [
+        ("cvpr22", {"head": "lbfgs"}, True, "the cvpr22 protocol fixes --head of a linear transfer; leave it out"),
+        ("cvpr22", {"epochs": 3, "lr": 1}, False, "the cvpr22 protocol fixes --epochs, --lr of a linear transfer"),
+        ("cvpr22", {"epochs": 3, "lr": 1}, True, ""),
+        ("cvpr22", {"head": "sgd", "epochs": 150, "lr": 0.01, "batch_size": 64, "size": 96}, False, ""),
+        ("budwood", {"epochs": 3}, False, "--epochs does not count for a linear head"),
+        ("budwood", {"head": "sgd", "epochs": 10}, False, "--epochs does not count for a linear head"),
+        ("budwood", {"head": "lbfgs", "size": 96, "select": "last"}, False, ""),
+    ],
+)
+def test_what_a_linear_transfer_passes_over_is_refused(
+    protocol: Any, given: dict[str, Any], full_too: bool, words: str
+) -> None:
+    said = ""
+    try:
+        check_linear(protocol, Recipe(**given), full_too, lambda name: f"--{name}")
+    except UserError as error:
+        said = str(error)
+    assert said.startswith(words) and bool(said) == bool(words)
 
 
 @pytest.mark.parametrize("name", sorted(STATISTICS))

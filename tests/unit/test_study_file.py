@@ -1,13 +1,16 @@
 """A study's file: what is refused in one line, what its words stand for."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from pydantic import ValidationError
 
 from budwood.core.errors import UserError
+from budwood.study import grid
 from budwood.study.file import TEMPLATE, StudyFile, read, schema
 
 LEAST: dict[str, Any] = {"name": "n", "out": "runs", "models": ["torchvision:resnet18"], "tasks": ["dtd"]}
@@ -30,13 +33,34 @@ def refusal(folder: Path, content: Any) -> str:
 def test_the_template_is_a_study(tmp_path: Path) -> None:
     study = read(written(tmp_path, TEMPLATE))
     assert study.methods[0].method == "magnitude" and study.sparsities == [0.5, 0.7]
-    uncommented = "\n".join(
-        line[1:] if line.startswith(("#  ", "# upstream", "#   ")) else line for line in TEMPLATE.splitlines()
-    ).replace("\n upstream:", "\nupstream:")
-    everything = StudyFile.model_validate(yaml.safe_load(uncommented))
+    everything = StudyFile.model_validate(yaml.safe_load(uncommented(*range(len(examples())))))
     assert everything.upstream.calibration == Path("images/")
     assert everything.transfers["full"].recipe.epochs == 10 and len(everything.tasks) == 3
     assert everything.methods[1].options == {"allocation": "erk"} and everything.models[2].label == "gmp, longer"
+
+
+def examples() -> list[list[int]]:
+    """The lines of each example that is commented out in the template: a list's item or a setting, and its parts."""
+    found: list[list[int]] = []
+    for number, line in enumerate(TEMPLATE.splitlines()):
+        if re.match(r" *# (- |\w+: )", line):
+            found.append([number])
+        elif found and re.match(r" *#   ", line) and found[-1][-1] == number - 1:
+            found[-1].append(number)
+    return found
+
+
+def uncommented(*which: int) -> str:
+    lines = TEMPLATE.splitlines()
+    for number in (number for k in which for number in examples()[k]):
+        lines[number] = lines[number].replace("# ", "", 1)
+    return "\n".join(lines)
+
+
+def test_each_example_of_the_template_can_be_used_alone(tmp_path: Path) -> None:
+    assert [len(lines) for lines in examples()] == [1, 2, 2, 2, 3, 2, 3]
+    for k in range(len(examples())):
+        assert read(written(tmp_path, uncommented(k))) != read(written(tmp_path, TEMPLATE)), examples()[k]
 
 
 def test_every_setting_has_a_word_in_the_schema() -> None:
@@ -112,3 +136,109 @@ def test_files_that_are_none(tmp_path: Path) -> None:
     (tmp_path / "large.yaml").write_bytes(b"#" * (2**20 + 1))
     with pytest.raises(UserError, match="is no study"):
         read(tmp_path / "large.yaml")
+
+
+def test_a_key_that_is_there_twice(tmp_path: Path) -> None:
+    text = yaml.safe_dump(LEAST)
+    line = text.count("\n") + 1
+    assert f"line {line}: name is there twice" in refusal(tmp_path, text + "name: again\n")
+    twice = text.replace("  linear: null", "  full: {seeds: 2}\n  full: {seeds: 3}")
+    assert "full is there twice" in refusal(tmp_path, twice)
+    # What a merge brings is no second key.
+    merged = text.replace("  linear: null", "  full: {recipe: &one {epochs: 3, lr: 0.1}}\n  linear:")
+    merged += "upstream: {recipe: {<<: *one, epochs: 5}}\n"
+    study = read(written(tmp_path, merged))
+    assert study.transfers["full"].recipe.epochs == 3
+    assert (study.upstream.recipe.epochs, study.upstream.recipe.lr) == (5, 0.1)
+
+
+@pytest.mark.parametrize("seeds", [[0, 0], [], True, [True], -1, [-1], 0, 1001, "5", 2.5, [2**31], {}])
+def test_seeds_that_are_none(seeds: Any, tmp_path: Path) -> None:
+    said = refusal(tmp_path, LEAST | {"transfers": {"full": {"seeds": seeds}}})
+    assert "study.yaml: transfers.full.seeds: must be a number of seeds from 1 to 1000, or a list of differ" in said
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"models": [{"model": "a", "modle": "b"}]}, "models.0.modle: there is no such setting"),
+        ({"models": [{"label": "a"}]}, "models.0.model: is missing"),
+        ({"models": [3]}, "models.0: must be a mapping of settings"),
+        ({"models": "torchvision:resnet18"}, "models: Input should be a valid list"),
+        ({"name": ["n"]}, "name: Input should be a valid string"),
+        ({"out": "~nobody-at-all/x"}, "'~nobody-at-all/x' is no path"),
+        ({"out": "a\0b"}, "is no path: it has a null byte"),
+        ({"models": ["~nobody-at-all/*.safetensors"]}, "is no path"),
+        ({"models": ["x" * 5000]}, "is no path"),
+        ({"tasks": [{"data": "dtd", "root": "a\0"}]}, "is no path"),
+        ({"tasks": [{"data": "dtd", "manifest": "~nobody-at-all/m.csv"}]}, "is no path"),
+    ],
+)
+def test_what_is_wrong_has_its_place(changes: dict[str, Any], words: str, tmp_path: Path) -> None:
+    said = refusal(tmp_path, LEAST | changes)
+    assert words in said and str(tmp_path / "study.yaml") in said
+
+
+@pytest.mark.parametrize(
+    ("protocol", "recipe", "words"),
+    [
+        ("cvpr22", {"head": "lbfgs"}, "the cvpr22 protocol fixes head of a linear transfer; leave it out"),
+        ("cvpr22", {"epochs": 10, "lr": 0.1}, "the cvpr22 protocol fixes epochs, lr of a linear transfer; leave them"),
+        ("budwood", {"head": "sgd", "batch_size": 32}, "batch_size does not count for a linear head"),
+        ("cvpr22", {"head": "sgd", "epochs": 150, "lr": 0.01, "size": 128}, ""),
+        ("budwood", {"head": "sgd", "size": 128, "select": "last"}, ""),
+    ],
+)
+def test_what_a_linear_transfer_has_no_use_for(protocol: str, recipe: Any, words: str, tmp_path: Path) -> None:
+    content = LEAST | {"protocol": protocol, "transfers": {"linear": {"recipe": recipe}, "full": {"recipe": {"lr": 1}}}}
+    if words:
+        assert words in refusal(tmp_path, content)
+    else:
+        assert read(written(tmp_path, content)).transfers["linear"].recipe.size == 128
+
+
+def test_the_folder_of_the_file_may_have_any_name(tmp_path: Path) -> None:
+    folder = tmp_path / "a[1]*?"
+    (folder / "sparse").mkdir(parents=True)
+    for name in ("one", "two"):
+        (folder / f"sparse/{name}.safetensors").touch()
+    study = read(written(folder, LEAST | {"models": ["sparse/*.safetensors", "sparse/one.safetensors"]}))
+    models = [Path(entry.model) for entry in grid._models(study)]
+    assert models == [folder / f"sparse/{name}.safetensors" for name in ("one", "two", "one")]
+
+
+# -- the schema ---------------------------------------------------------------------------------------------
+
+STUDIES = Path(__file__).parents[2] / "docs/results/study"
+GOOD: list[Any] = [
+    LEAST,
+    LEAST | {"transfers": {"linear": {"seeds": 5}, "full": {"seeds": [0, 7]}}},
+    LEAST | {"methods": ["wanda", {"method": "gmp", "options": {"allocation": "erk"}}], "sparsities": [0.5]},
+    LEAST | {"tasks": ["elpv", {"data": "photos", "metric": "top1"}], "transfers": {"full": {"seeds": None}}},
+    *(yaml.safe_load(path.read_text()) for path in sorted(STUDIES.glob("*.yaml"))),
+    yaml.safe_load(TEMPLATE),
+    *(yaml.safe_load(uncommented(k)) for k in range(len(examples()))),
+]
+BAD: list[Any] = [
+    *(LEAST | {"transfers": {"full": {"seeds": seeds}}} for seeds in ([], [0, 0], 0, -1, True, [-1], "5", {})),
+    *(LEAST | {"models": models} for models in ("a", [], [3], [None], [{}], [{"model": "a", "x": 1}], [["a"]])),
+    *(LEAST | {"transfers": ways} for ways in ({}, None, {"both": None}, {"full": 3}, {"full": {"recipe": None}})),
+    *(LEAST | {"tasks": [task]} for task in (7, {"metric": "top1"}, {"data": "a", "metric": "f1"})),
+    *(LEAST | changes for changes in ({"speed": 3}, {"protocol": "x"}, {"methods": "gmp"}, {"sparsities": [1]})),
+    {name: value for name, value in LEAST.items() if name != "out"},
+    [],
+]
+
+
+def test_the_schema_accepts_what_is_read_and_nothing_else() -> None:
+    jsonschema = pytest.importorskip("jsonschema")
+    checker = jsonschema.Draft202012Validator(json.loads(schema()))
+    jsonschema.Draft202012Validator.check_schema(checker.schema)
+    assert len(GOOD) == 4 + 3 + 1 + 7
+    for content in GOOD:
+        StudyFile.model_validate(content)
+        assert not list(checker.iter_errors(content)), content
+    for content in BAD:
+        with pytest.raises(ValidationError):
+            StudyFile.model_validate(content)
+        assert list(checker.iter_errors(content)), content

@@ -19,7 +19,8 @@ from ..core.files import csv_text, write_atomic
 from ..core.registry import tasks
 from ..core.spec import Recipe, RunSpec
 from ..core.task import Metric, Task
-from ..study.run import MARKER, mark
+from ..study.grid import check_folder
+from ..study.run import mark
 from ..tasks import opening
 
 screen = Console(stderr=True, highlight=False)
@@ -93,13 +94,7 @@ def parsed_options(pairs: list[str], base: dict[str, Any] | None = None) -> dict
 
 def runs_folder(path: Path) -> Path:
     """A folder for runs: new, empty, or one of ours already. UserError for any other, before anything is written."""
-    if path.is_file():
-        raise UserError(f"{path} is a file; name a folder for the runs")
-    if (path / "spec.json").exists():
-        raise UserError(f"{path} is the folder of one run; name the folder that holds the runs, {path.parent}")
-    foreign = path.exists() and any(not entry.name.startswith(".") for entry in path.iterdir())
-    if foreign and not (path / MARKER).exists():
-        raise UserError(f"{path} holds other files already; name a new or empty folder with --out")
+    check_folder(path)
     mark(path)
     return path
 

@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 
 import torch
 from cyclopts import App, Parameter
+from rich.markup import escape
 from rich.table import Table
 
 from ..core.errors import UserError
@@ -22,7 +23,7 @@ from ..study import file as files
 from ..study.drive import Execute, Machine, run_study
 from ..study.jobs import Context, Job
 from ..study.measure import measure
-from ..study.run import LOCK
+from ..study.run import running
 from ..study.store import Store
 from .common import Batch, Seconds, Threads, Workers, checked_device, label, print_json, say, screen, write_rows
 
@@ -91,11 +92,7 @@ def run(
         study, _executor(executor, workers, memory), Machine(threads, loaders, device), retry,
         told=lambda text: say(text, json), done=functools.partial(_say_results, json),
     )  # fmt: skip
-    store = Store.existing(study.out)
-    if json:
-        print_json([result.row() for result in store.results() if statuses.get(result.run_id) == "done"])
-    else:
-        _print_status(store, study.out)
+    _print_status(Store.existing(study.out).results(study.name), study.out, json)
     if set(statuses.values()) != {"done"}:
         raise SystemExit(1)
 
@@ -125,36 +122,37 @@ def _say_results(quiet: bool, results: list[Result], finished: int, total: int) 
 
 @app.command
 def status(path: Path, /, *, json: Annotated[bool, Parameter(negative=())] = False) -> None:
-    """How far a study is. Opens no network and no image.
+    """How far a study is, by what its last `study run` planned. Opens no network and no image.
 
     Parameters
     ----------
     path
         The study's file.
     json
-        Print run_id and status as JSON on stdout and nothing else.
+        Print one JSON row a run on stdout and nothing else.
     """
     study = files.read(path)
-    store = Store.existing(study.out)
+    results = Store.existing(study.out).results(study.name)
+    if not results:
+        raise UserError(f"{path} has not run in {study.out} yet; start it with `budwood study run {path}`")
+    _print_status(results, study.out, json)
+
+
+def _print_status(results: list[Result], root: Path, json: bool) -> None:
+    """A table and the failures, or a row a run as JSON; a run's status may be `running` here."""
+    states = {r.run_id: "running" if running(root / r.run_id) else r.status for r in results}
     if json:
-        print_json(store.statuses())
-    else:
-        _print_status(store, study.out)
-
-
-def _print_status(store: Store, root: Path) -> None:
-    results = store.results()
-    running = {result.run_id for result in results if (root / result.run_id / LOCK).exists()}
+        print_json([result.row() | {"status": states[result.run_id]} for result in results])
+        return
     table = Table("task", "transfer", "done", "running", "failed", "waiting")
     counts: dict[tuple[str, str], Counter[str]] = {}
     for result in results:
         spec = result.spec
         way: str = "upstream" if spec.transfer == "none" else spec.transfer
-        state = "running" if result.run_id in running else result.status
-        counts.setdefault(("" if way == "upstream" else spec.task, way), Counter())[state] += 1
+        counts.setdefault(("" if way == "upstream" else spec.task, way), Counter())[states[result.run_id]] += 1
     for (task, way), found in sorted(counts.items()):
         numbers = [found["done"], found["running"], found["failed"], found["skipped"]]
-        table.add_row(task, way, *(str(n) if n else "" for n in numbers))
+        table.add_row(escape(task), way, *(str(n) if n else "" for n in numbers))
     screen.print(table)
     reasons = Counter(result.reason.partition("; see ")[0] for result in results if result.status == "failed")
     for reason, count in reasons.most_common(10):
@@ -191,7 +189,7 @@ def report(
     out: Annotated[Path | None, Parameter(name=["--out", "-o"])] = None,
     figures: Path | None = None,
 ) -> None:
-    """Draw the report of what is done so far.
+    """Draw the report of what is done so far, of every study in the folder of the runs.
 
     Parameters
     ----------
@@ -207,8 +205,8 @@ def report(
     store = Store.existing(study.out)
     target = out or study.out / "report.html"
     results = store.results()
-    if not any(result.status == "done" for result in results):
-        raise UserError(f"no run of {path} is done yet; run `budwood study run {path}` first")
+    if not any(result.status == "done" and result.spec.transfer != "none" for result in results):
+        raise UserError(_nothing_done(path, results))
     if target.suffix in (".csv", ".parquet"):
         write_rows([result.row() for result in results], target)
         written = [target]
@@ -219,6 +217,16 @@ def report(
     else:
         raise UserError(f"{target}: a report is NAME.html, or NAME.csv or NAME.parquet for the rows")
     say(f"report: {written[0]}" + (f" and {len(written) - 1} files beside it" if written[1:] else ""))
+
+
+def _nothing_done(path: Path, results: list[Result]) -> str:
+    reasons = [result.reason for result in results if result.status == "failed"]
+    if not reasons:
+        return f"no transfer of {path} is done yet; run `budwood study run {path}` first"
+    return (
+        f"no transfer of {path} is done, and {len(reasons)} runs failed, the first because: {reasons[0]}; when that is "
+        f"mended, `budwood study run {path} --retry`"
+    )
 
 
 def _drawn(store: Store, results: list[Result]) -> tuple[cells.Table, page.Known]:

@@ -23,7 +23,7 @@ from ..report import screen as report_screen
 from ..study.run import CHECKPOINT, Runner, make_pruner
 from ..study.specs import Pruning, Start, transfer_spec
 from ..train import distributed
-from ..transfer.protocols import SEEDS, recipe_for, task_for
+from ..transfer.protocols import SEEDS, check_linear, recipe_for, task_for
 from .common import (
     Bars,
     Seed,
@@ -114,7 +114,8 @@ def run(
     sparsities = [checked_sparsity(value) for value in sparsity or []]
     options = parsed_options(option or [])
     _check_request(prune, sparsities, options, recipe.distill > 0, mode or ["full"])
-    _check_linear(mode or ["full"], recipe)
+    if mode and "linear" in mode:
+        check_linear(protocol, recipe, "full" in mode, lambda name: "--" + name.replace("_", "-"))
     checked_device(device)
     network = open_network(model)
     _check_network(network, mode or ["full"], sparsities)
@@ -174,17 +175,6 @@ def _check_request(
             )
         for sparsity in sparsities or [0.0]:
             make_pruner(prune, sparsity, options)
-
-
-def _check_linear(ways: Sequence[Transfer], recipe: Recipe) -> None:
-    """A setting that would count for nothing is refused, not passed over."""
-    if set(ways) != {"linear"}:
-        return
-    counted = {"size", "head", "select"}
-    idle = [name for name, value in recipe if name not in counted and value != getattr(Recipe(), name)]
-    if idle:
-        option = "--" + idle[0].replace("_", "-")
-        raise UserError(f"{option} does not count for a linear head, which has the study's settings; leave it out")
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,8 @@ Protocol = Literal["budwood", "cvpr22"]
 
 COMPONENT_VERSIONS = {"fit": 2, "linear": 1, "prune": 2, "transforms": 1}
 """Raised by whoever changes what a component computes: results of older versions are then made again."""
+STUDY_VERSION = 1
+"""The same for what `cvpr22` alone computes. 1: the epoch is chosen by top-1."""
 
 
 class Recipe(BaseModel):
@@ -100,7 +102,9 @@ class RunSpec(BaseModel):
     @property
     def run_id(self) -> str:
         """16 hex digits: the digest of the canonical JSON and the components' versions."""
-        spec = self.model_dump(mode="json")
+        spec, versions = self.model_dump(mode="json"), COMPONENT_VERSIONS
         if self.protocol == "budwood":  # a field of later days: older runs keep their names
             del spec["protocol"]
-        return digest_of({"spec": spec, "versions": COMPONENT_VERSIONS})[:16]
+        else:
+            versions = versions | {"study": STUDY_VERSION}
+        return digest_of({"spec": spec, "versions": versions})[:16]

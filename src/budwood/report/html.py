@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, StrictUndefined
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from ..core.files import write_atomic
@@ -15,8 +15,6 @@ from .accuracy import accuracy_plot
 from .frame import LatencyFrame, Row, TaskFrame, frames, latency_frames
 from .latency import latency_plot
 from .layers import layers_plot
-
-TEMPLATE = Path(__file__).with_name("template.html.j2")
 
 
 def write(results: list[Result], latency: list[dict[str, Any]], path: Path, title: str) -> None:
@@ -29,23 +27,33 @@ def write(results: list[Result], latency: list[dict[str, Any]], path: Path, titl
 
 def page(results: list[Result], latency: list[dict[str, Any]], title: str) -> str:
     """The report as HTML text."""
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    template = environment.from_string(TEMPLATE.read_text(encoding="utf-8"))
     times = latency_frames(latency)
-    return template.render(
-        title=title,
-        tasks=[_task(frame, f"t{i}") for i, frame in enumerate(frames(results), 1)],
-        latency=[_latency(frame, f"s{i}") for i, frame in enumerate(times, 1)],
-        latency_sentence=words.latency_sentence(times),
-        unfinished=[r for r in results if r.status != "done"],
-        runs=[r for r in results if r.status == "done"],
-        environment=environments(results),
-        nothing=words.NOTHING,
-        sparsity=words.sparsity,
-        count=words.count,
-        specification=_specification,
-        short=words.short,
+    return (
+        templates()
+        .get_template("template.html.j2")
+        .render(
+            title=title,
+            tasks=[_task(frame, f"t{i}") for i, frame in enumerate(frames(results), 1)],
+            latency=[_latency(frame, f"s{i}") for i, frame in enumerate(times, 1)],
+            latency_sentence=words.latency_sentence(times),
+            unfinished=[r for r in results if r.status != "done"],
+            runs=[r for r in results if r.status == "done"],
+            environment=environments(results),
+            nothing=words.NOTHING,
+            sparsity=words.sparsity,
+            count=words.count,
+            specification=_specification,
+            short=words.short,
+        )
     )
+
+
+def templates() -> Environment:
+    """What makes pages of the templates here and below."""
+    return Environment(
+        loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined,
+        trim_blocks=True, lstrip_blocks=True,
+    )  # fmt: skip
 
 
 def environments(results: list[Result]) -> dict[str, str]:

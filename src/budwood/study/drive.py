@@ -9,7 +9,7 @@ from ..core.spec import RunSpec
 from .file import StudyFile
 from .grid import Grid, expand, needs
 from .jobs import Context, Job, jobs_of
-from .run import CHECKPOINT, RESULT, mark
+from .run import CHECKPOINT, RESULT, drop_damaged, mark
 from .store import Status, Store
 
 Execute = Callable[[Sequence[Job], Context], Iterator[list[Result]]]
@@ -42,19 +42,21 @@ def run_study(
     mark(study.out)
     store = Store(study.out)
     store.plan(study.name, grid.specs, grid.origins)
-    _take_over(store, grid.specs, study.out)
+    ids = [spec.run_id for spec in grid.specs]
+    _take_over(store, ids, study.out)
     for note in dict.fromkeys(grid.notes):
         told(note)
-    ids = [spec.run_id for spec in grid.specs]
-    keep = _kept(grid, _statuses(store, ids), study.keep_checkpoints)
+    everything = frozenset(ids) if study.keep_checkpoints else frozenset()
+    begun = _open(grid.specs, _statuses(store, ids), retry, everything, study.out)
+    keep = everything | _needed(begun, study.out, told)
     sources = {parent: origin.source for parent, origin in grid.origins.items() if origin.source}
     context = Context(study.out, sources, grid.tasks, grid.calibration, keep, *astuple(machine))
     for level in _levels(grid):
         statuses = _statuses(store, ids)
-        open_ = [spec for spec in level if _is_open(spec.run_id, statuses[spec.run_id], retry, context)]
-        ready, blocked = _by_needs(open_, statuses)
+        ready, blocked = _by_needs(_open(level, statuses, retry, keep, study.out), statuses, study.out)
         store.record(blocked)
-        before = sum(statuses[run_id] == "done" for run_id in ids)
+        again = {spec.run_id for spec in ready}
+        before = sum(statuses[run_id] == "done" and run_id not in again for run_id in ids)
         for results in execute(jobs_of(ready), context):
             store.record(results)
             before += len(results)
@@ -63,24 +65,28 @@ def run_study(
 
 
 def _statuses(store: Store, ids: Sequence[str]) -> dict[str, Status]:
-    """Of these runs. One may have been forgotten: it was in the plan of another study, which has been changed."""
+    """Of these runs. One may have been forgotten: another study of this name has another plan."""
     known = store.statuses()
     return {run_id: known.get(run_id, "planned") for run_id in ids}
 
 
-def _kept(grid: Grid, statuses: Mapping[str, Status], everything: bool) -> frozenset[str]:
-    """Runs whose networks have to be there: those that a run needs which is not done yet."""
-    if everything:
-        return frozenset(spec.run_id for spec in grid.specs)
-    return frozenset(i for spec in grid.specs if statuses[spec.run_id] != "done" for i in needs(spec))
+def _open(
+    specs: Sequence[RunSpec], statuses: Mapping[str, Status], retry: bool, keep: frozenset[str], root: Path
+) -> list[RunSpec]:
+    """Where there is something to do: a skipped run may have what it needs now, and a finished one have lost its
+    network, which is to be kept."""
+    through = {"done"} if retry else {"done", "failed"}
+    lost = {i for i in keep if statuses[i] == "done" and not (root / i / CHECKPOINT).exists()}
+    return [spec for spec in specs if statuses[run_id := spec.run_id] not in through or run_id in lost]
 
 
-def _is_open(run_id: str, status: Status, retry: bool, context: Context) -> bool:
-    """Whether there is something to do: a skipped run may have what it needs now, and a finished one have lost its
-    network."""
-    if status == "done":
-        return run_id in context.keep and not (context.root / run_id / CHECKPOINT).exists()
-    return retry or status != "failed"
+def _needed(specs: Sequence[RunSpec], root: Path, told: Callable[[str], None]) -> frozenset[str]:
+    """Runs whose networks these begin with. One that is damaged is removed, so that its run is open again."""
+    needed = frozenset(run_id for spec in specs for run_id in needs(spec))
+    for run_id in sorted(needed):
+        if drop_damaged(path := root / run_id / CHECKPOINT):
+            told(f"{path} is damaged; it is made again")
+    return needed
 
 
 def _levels(grid: Grid) -> list[list[RunSpec]]:
@@ -92,21 +98,21 @@ def _levels(grid: Grid) -> list[list[RunSpec]]:
     ]
 
 
-def _by_needs(specs: list[RunSpec], statuses: Mapping[str, str]) -> tuple[list[RunSpec], list[Result]]:
+def _by_needs(specs: list[RunSpec], statuses: Mapping[str, str], root: Path) -> tuple[list[RunSpec], list[Result]]:
     """What can be done, and `skipped` results for what cannot because a run before it failed."""
     ready, blocked = [], []
     for spec in specs:
-        lacking = sorted(run_id for run_id in needs(spec) if statuses.get(run_id) != "done")
+        done = {i for i in needs(spec) if statuses.get(i) == "done" and (root / i / CHECKPOINT).exists()}
+        lacking = sorted(needs(spec) - done)
         if lacking:
-            reason = f"it needs run {lacking[0]}, which has no result"
+            reason = f"it needs the network of run {lacking[0]}, which is not there"
             blocked.append(Result(run_id=spec.run_id, spec=spec, status="skipped", reason=reason))
         else:
             ready.append(spec)
     return ready, blocked
 
 
-def _take_over(store: Store, specs: Sequence[RunSpec], root: Path) -> None:
+def _take_over(store: Store, ids: Sequence[str], root: Path) -> None:
     """Finished runs whose driver was killed before it could note them, or that `budwood transfer` made."""
-    statuses = _statuses(store, [spec.run_id for spec in specs])
-    paths = [root / run_id / RESULT for run_id, status in statuses.items() if status != "done"]
+    paths = [root / run_id / RESULT for run_id, status in _statuses(store, ids).items() if status != "done"]
     store.record(result for path in paths if path.exists() and (result := Result.load(path)).status == "done")

@@ -1,17 +1,28 @@
 """A study as a YAML file: which networks, pruned how, are transferred to which tasks, in which way, how often."""
 
+import glob
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    StrictInt,
+    ValidationError,
+    WrapValidator,
+    model_validator,
+)
 
 from ..core.errors import UserError
 from ..core.files import read_bytes
 from ..core.spec import Protocol, Recipe
 from ..core.task import Metric
-from ..transfer.protocols import SEEDS
+from ..transfer.protocols import SEEDS, check_linear
 
 LARGEST = 2**20
 """Bytes; a study has two thousand."""
@@ -22,9 +33,11 @@ class _Part(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
 
-def _named(key: str) -> BeforeValidator:
+def _named(key: str, part: type[_Part]) -> BeforeValidator:
     """A plain text stands for the mapping that has nothing but `key`."""
-    return BeforeValidator(lambda value: {key: value} if isinstance(value, str) else value)
+    return BeforeValidator(
+        lambda value: {key: value} if isinstance(value, str) else value, json_schema_input_type=str | part
+    )
 
 
 class ModelEntry(_Part):
@@ -79,13 +92,37 @@ class Upstream(_Part):
     """Of all that pruning leaves to chance."""
 
 
+def _distinct(value: Any, check: Callable[[Any], Any]) -> Any:
+    """One line for all that can be wrong, in place of one for each of the types that are allowed."""
+    try:
+        found = check(value)
+    except ValidationError:
+        found = []
+    if isinstance(found, list) and len(set(found)) < max(1, len(found)):
+        raise ValueError("must be a number of seeds from 1 to 1000, or a list of different ones from 0 to 2147483647")
+    return found
+
+
+_Seed = Annotated[StrictInt, Field(ge=0, lt=2**31)]
+Seeds = Annotated[
+    Annotated[list[_Seed], Field(min_length=1, json_schema_extra={"uniqueItems": True})]
+    | Annotated[StrictInt, Field(ge=1, le=1000)]
+    | None,
+    WrapValidator(_distinct),
+]
+
+
 class Way(_Part):
     """One way of transfer."""
 
-    seeds: list[Annotated[int, Field(ge=0, lt=2**31)]] | Annotated[int, Field(ge=1, le=1000)] | None = None
+    seeds: Seeds = None
     """A number of seeds (0, 1, ...) or a list of them; as many as the protocol has if not given."""
     recipe: Recipe = Recipe()
     """Settings that differ from the protocol's."""
+
+
+_empty = BeforeValidator(lambda value: {} if value is None else value, json_schema_input_type=Way | None)
+"""`linear:` with nothing after it is a way with no settings, not an absent one."""
 
 
 class StudyFile(_Part):
@@ -98,9 +135,9 @@ class StudyFile(_Part):
     """Folder of the runs, relative to this file. Studies may share one: what they have in common is done once."""
     protocol: Protocol = "budwood"
     """budwood: a validation split, the best epoch on it. cvpr22: exactly as the CVPR 2022 study did it."""
-    models: list[Annotated[ModelEntry, _named("model")]] = Field(min_length=1)
+    models: list[Annotated[ModelEntry, _named("model", ModelEntry)]] = Field(min_length=1)
     """Networks as they come; pruned ones are compared with the dense one of the same architecture."""
-    methods: list[Annotated[MethodEntry, _named("method")]] = []
+    methods: list[Annotated[MethodEntry, _named("method", MethodEntry)]] = []
     """How the dense ones among them are pruned here."""
     sparsities: list[Annotated[float, Field(gt=0, lt=1)]] = []
     """To which shares of zeros."""
@@ -108,20 +145,12 @@ class StudyFile(_Part):
     """upstream: once, before any transfer. downstream: in each transfer, on its own task."""
     upstream: Upstream = Upstream()
     """What upstream pruning sees."""
-    tasks: list[Annotated[TaskEntry, _named("data")]] = Field(min_length=1)
+    tasks: list[Annotated[TaskEntry, _named("data", TaskEntry)]] = Field(min_length=1)
     """What is transferred to."""
-    transfers: dict[Literal["linear", "full"], Way] = Field(min_length=1)
+    transfers: dict[Literal["linear", "full"], Annotated[Way, _empty]] = Field(min_length=1)
     """linear: a new head on the frozen backbone. full: all weights, the mask held."""
     keep_checkpoints: bool = False
     """Keep the network of every transfer, and not only what was measured of it."""
-
-    @model_validator(mode="before")
-    @classmethod
-    def _empty_ways(cls, given: Any) -> Any:
-        """`linear:` with nothing after it is a way with no settings, not an absent one."""
-        if isinstance(given, dict) and isinstance(given.get("transfers"), dict):
-            given = given | {"transfers": {way: value or {} for way, value in given["transfers"].items()}}
-        return given
 
     @model_validator(mode="after")
     def _goes_together(self) -> "StudyFile":
@@ -133,6 +162,8 @@ class StudyFile(_Part):
             raise ValueError("upstream has both calibration and data; leave one of them out")
         if any(way.recipe.distill for way in self.transfers.values()) and self.when == "upstream":
             raise ValueError("distill teaches what is pruned downstream; set when: downstream")
+        if "linear" in self.transfers:
+            check_linear(self.protocol, self.transfers["linear"].recipe)
         return self
 
     def seeds(self, way: Literal["linear", "full"]) -> list[int]:
@@ -142,6 +173,21 @@ class StudyFile(_Part):
         return asked if isinstance(asked, list) else list(range(asked))
 
 
+class _Loader(yaml.SafeLoader):
+    """A key that is there twice is refused, where YAML's own loader takes the last."""
+
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
+        node = super().compose_mapping_node(anchor)
+        seen = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode) and key.value in seen:
+                raise yaml.MarkedYAMLError(
+                    problem=f"{key.value} is there twice; leave one out", problem_mark=key.start_mark
+                )
+            seen.add(key.value if isinstance(key, yaml.ScalarNode) else key)
+        return node
+
+
 def read(path: Path) -> StudyFile:
     """The study in a file, its paths made absolute. Raises UserError in one line where the file is missing, no YAML, or
     has a setting that is unknown or wrong."""
@@ -149,9 +195,12 @@ def read(path: Path) -> StudyFile:
     if len(data) > LARGEST:
         raise UserError(f"{path} is no study: it has {len(data)} bytes; `budwood study init` writes one")
     try:
-        content = yaml.safe_load(data.decode("utf-8-sig"))
+        content = yaml.load(data.decode("utf-8-sig"), _Loader)
     except UnicodeDecodeError:
         raise UserError(f"{path} is not UTF-8 text; save it as UTF-8") from None
+    except yaml.MarkedYAMLError as error:
+        line = f"line {error.problem_mark.line + 1}: " if error.problem_mark else ""
+        raise UserError(f"{path} is no YAML: {line}{error.problem}") from None
     except (yaml.YAMLError, RecursionError, ValueError) as error:
         raise UserError(f"{path} is no YAML: {error}") from None
     if not isinstance(content, dict):
@@ -161,20 +210,33 @@ def read(path: Path) -> StudyFile:
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
-        reason = first["msg"].removeprefix("Value error, ")
+        reason = _REASONS.get(first["type"], first["msg"].removeprefix("Value error, "))
         raise UserError(f"{path}: {where + ': ' if where else ''}{reason}") from None
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
+
+
+_REASONS = {
+    "extra_forbidden": "there is no such setting",
+    "missing": "is missing",
+    "model_type": "must be a mapping of settings",
+}
+"""What pydantic says in words of Python."""
 
 
 def _absolute(study: StudyFile, folder: Path) -> StudyFile:
     """Paths are relative to the file, so that a study runs from anywhere."""
 
     def at(path: Path | None) -> Path | None:
-        return None if path is None else folder / path.expanduser()
+        return None if path is None else folder / _home(path)[0]
 
     def word(text: str) -> str:
-        """A name stays; what lies there is a path."""
-        path = folder / Path(text).expanduser()
-        return str(path) if path.exists() or "*" in text else text
+        """A name stays; what lies there is a path, and what a * is to find, below a folder whose own name may have
+        one."""
+        path, there = _home(Path(text), folder)
+        if "*" in text and not there:
+            return str(Path(glob.escape(str(folder))) / path)
+        return str(folder / path) if there else text
 
     upstream = study.upstream.model_copy(
         update={
@@ -194,8 +256,18 @@ def _absolute(study: StudyFile, folder: Path) -> StudyFile:
         for entry in study.tasks
     ]
     models = [entry.model_copy(update={"model": word(entry.model)}) for entry in study.models]
-    out = folder / study.out.expanduser()
-    return study.model_copy(update={"out": out, "upstream": upstream, "tasks": tasks, "models": models})
+    return study.model_copy(update={"out": at(study.out), "upstream": upstream, "tasks": tasks, "models": models})
+
+
+def _home(path: Path, folder: Path = Path()) -> tuple[Path, bool]:
+    """A path with its ~ filled in, and whether something lies there, seen from `folder`."""
+    try:
+        path = path.expanduser()
+        if "\0" in str(path):  # for which Path.exists has only a False
+            raise ValueError("it has a null byte")
+        return path, (folder / path).exists()
+    except (RuntimeError, ValueError, OSError) as error:  # nobody's home, a NUL, a name that is too long
+        raise UserError(f"{str(path)!r} is no path: {error}") from None
 
 
 def schema() -> str:
@@ -206,20 +278,21 @@ def schema() -> str:
 TEMPLATE = f"""\
 # yaml-language-server: $schema={SCHEMA}
 # A study: every model on every task, in every way, for every seed. Paths are relative to this file.
+# What is commented out is for example: it counts without the "# " before it.
 name: First study
 out: runs
 protocol: budwood           # or cvpr22: exactly as "How Well Do Sparse ImageNet Models Transfer?" did it
 
 models:                     # networks as they come, dense or pruned before (a path may have * in it)
   - packaged:tf_efficientnet_lite0
-#  - checkpoints/*.safetensors
-#  - model: checkpoints/other.safetensors
-#    label: gmp, longer     # where the method's name does not tell it from another
+  # - checkpoints/*.safetensors
+  # - model: checkpoints/other.safetensors
+  #   label: gmp, longer    # where the method's name does not tell it from another
 
 methods:                    # how the dense ones are pruned here; leave both out to prune nothing
   - magnitude
-#  - method: magnitude
-#    options: {{allocation: erk}}
+  # - method: magnitude
+  #   options: {{allocation: erk}}
 sparsities: [0.5, 0.7]
 when: upstream              # once, before any transfer; downstream: in each transfer, on its own task
 # upstream:                 # what pruning sees
@@ -227,18 +300,18 @@ when: upstream              # once, before any transfer; downstream: in each tra
 
 tasks:                      # names of `budwood ls tasks`, folders of class folders, or CSV files
   - elpv
-#  - data: caltech101
-#    root: ~/data
-#    manifest: splits/caltech101.csv
-#  - data: photos/
-#    metric: mean_per_class
+  # - data: caltech101
+  #   root: ~/data
+  #   manifest: splits/caltech101.csv
+  # - data: photos/
+  #   metric: mean_per_class
 
 transfers:
   linear:                   # a new head on the frozen backbone
     recipe: {{size: 128}}
-#  full:                    # all weights, the mask held
-#    seeds: 3
-#    recipe: {{epochs: 10, size: 128}}
+  # full:                   # all weights, the mask held
+  #   seeds: 3
+  #   recipe: {{epochs: 10, size: 128}}
 
 keep_checkpoints: false     # true: the network of every transfer, not only what was measured of it
 """

@@ -1,10 +1,13 @@
 """A study's file to its runs: what is opened, what is planned, what must be done before what."""
 
 import glob
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from ..core.errors import UserError
+from ..core.files import canonical_json
 from ..core.registry import methods
 from ..core.spec import Recipe, RunSpec, Transfer
 from ..core.task import Task
@@ -14,7 +17,7 @@ from ..tasks.opening import open_task
 from ..tasks.plain import Images
 from ..transfer.protocols import recipe_for, task_for
 from .file import ModelEntry, StudyFile, TaskEntry
-from .run import make_pruner
+from .run import MARKER, make_pruner
 from .specs import Pruning, Start, TaskKey, data_facts, task_key, transfer_spec, upstream_spec
 from .store import Origin
 
@@ -40,6 +43,17 @@ class Grid:
         return [*self.upstream, *self.transfers]
 
 
+def check_folder(path: Path) -> None:
+    """Raise UserError where `path` is not a folder for runs: new, empty, or one of ours already."""
+    if path.exists() and not path.is_dir():
+        raise UserError(f"{path} is a file; name a folder for the runs")
+    if (path / "spec.json").exists():
+        raise UserError(f"{path} is the folder of one run; name the folder that holds the runs, {path.parent}")
+    foreign = path.exists() and any(not entry.name.startswith(".") for entry in path.iterdir())
+    if foreign and not (path / MARKER).exists():
+        raise UserError(f"{path} holds other files already; name a new or empty folder")
+
+
 def needs(spec: RunSpec) -> set[str]:
     """run_ids of what must be done before."""
     kind, _, run_id = spec.parent.partition(":")
@@ -48,6 +62,8 @@ def needs(spec: RunSpec) -> set[str]:
 
 def expand(study: StudyFile) -> Grid:
     """Open every network and task of a study and plan its runs. Raises UserError for all that could not be done."""
+    check_folder(study.out)
+    _check_prunings(study)
     grid = Grid()
     opened = [_opened(study, entry, grid) for entry in study.tasks]
     _different([task.name for task in opened], "tasks", "name")
@@ -96,7 +112,7 @@ def _upstream_task(study: StudyFile, grid: Grid) -> Task | None:
 def _models(study: StudyFile) -> Iterator[ModelEntry]:
     """Every model, a * filled in."""
     for entry in study.models:
-        if "*" not in entry.model:
+        if "*" not in entry.model or Path(entry.model).exists():
             yield entry
             continue
         found = sorted(glob.glob(entry.model))
@@ -111,6 +127,14 @@ def _prunings(study: StudyFile) -> Iterator[tuple[Pruning, str]]:
         settings = ", ".join(f"{key}={value}" for key, value in sorted(entry.options.items()))
         for sparsity in study.sparsities:
             yield Pruning(entry.method, sparsity, entry.options), f"{entry.method} {settings}".strip()
+
+
+def _check_prunings(study: StudyFile) -> None:
+    """The report tells sparsities to three digits."""
+    counts = Counter(f"{label} at {round(pruning.sparsity, 3):g}" for pruning, label in _prunings(study))
+    for pruning, count in counts.items():
+        if count > 1:
+            raise UserError(f"{pruning} is there twice; name it once")
 
 
 def _pruned_upstream(
@@ -131,8 +155,6 @@ def _pruned_upstream(
         spec = upstream_spec(start, pruning, study.upstream.seed, study.upstream.recipe, facts, trains)
         grid.upstream.append(spec)
         parent = f"run:{spec.run_id}"
-        if parent in grid.origins:
-            raise UserError(f"{label} at {pruning.sparsity:g} is there twice; name it once")
         grid.origins[parent] = Origin(label=label)
         yield Start(start.model, parent, start.preprocessing, pruning.method, "upstream", pruning.sparsity)
 
@@ -175,12 +197,15 @@ def _different(names: list[str], what: str, how: str) -> None:
 def _check_twins(grid: Grid) -> None:
     """Two networks that the report could not tell apart."""
     seen: dict[tuple[str, str, float], str] = {}
-    for parent, spec in {spec.parent: spec for spec in grid.transfers}.items():
-        pruned = spec.where == "upstream"
-        origin = grid.origins[parent]
-        label = origin.label or (spec.method if pruned else "dense")
-        key = (spec.model, label, round(origin.sparsity or spec.sparsity, 3) if pruned else 0.0)
-        if key in seen:
-            names = " and ".join(grid.origins[each].source or each for each in (seen[key], parent))
-            raise UserError(f"{names} are both {label} at {key[2]:g}; give one of them a label")
-        seen[key] = parent
+    for spec in grid.transfers:
+        origin = grid.origins[spec.parent]
+        label, sparsity, mend = origin.label or "dense", 0.0, "give one of them a label"
+        if spec.where == "upstream":
+            label, sparsity = origin.label or spec.method, origin.sparsity or spec.sparsity
+        elif spec.where != "none":  # pruned on the way, from a dense network whose label says nothing of it
+            label, sparsity, mend = f"{spec.method} ({spec.where})", spec.sparsity, "leave one of them out"
+            label += f" {canonical_json(spec.options)}" if spec.options else ""
+        key = (spec.model, label, round(sparsity, 3))
+        if seen.setdefault(key, spec.parent) != spec.parent:
+            names = " and ".join(grid.origins[each].source or each for each in (seen[key], spec.parent))
+            raise UserError(f"{names} are both {label} at {key[2]:g}; {mend}")

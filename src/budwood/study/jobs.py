@@ -53,15 +53,10 @@ def jobs_of(specs: Sequence[RunSpec]) -> list[Job]:
 def work(job: Job, context: Context) -> list[Result]:
     """Do the runs of a job. What goes wrong is a `failed` result with its reason, and the next run goes on."""
     torch.set_num_threads(context.threads)
-    results = []
+    results, runner = [], None
     for spec in job:
         try:
-            network = opened(spec.parent, context.sources.get(spec.parent), context.root)
-            task = context.tasks.get((spec.task, spec.data, spec.metric))
-            runner = Runner(
-                network, task, context.root, context.loaders, device=context.device, calibration=context.calibration,
-                wait=True, keep_checkpoint=spec.run_id in context.keep,
-            )  # fmt: skip
+            runner = runner or _runner(spec, context)
             results.append(runner.run(spec))
         except UserError as error:
             results.append(failed(spec, str(error)))
@@ -70,6 +65,16 @@ def work(job: Job, context: Context) -> list[Result]:
             write_atomic(path, traceback.format_exc())
             results.append(failed(spec, f"{type(error).__name__}: {error}; see {path}"))
     return results
+
+
+def _runner(spec: RunSpec, context: Context) -> Runner:
+    """For a job that begins with `spec`."""
+    network = opened(spec.parent, context.sources.get(spec.parent), context.root)
+    task = context.tasks.get((spec.task, spec.data, spec.metric))
+    return Runner(
+        network, task, context.root, context.loaders, device=context.device, calibration=context.calibration,
+        wait=True, keep=context.keep,
+    )  # fmt: skip
 
 
 def failed(spec: RunSpec, reason: str) -> Result:

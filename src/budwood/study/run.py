@@ -11,6 +11,7 @@ ROOT/pruned/KEY.safetensors          a network pruned at once by a method that t
 """
 
 import contextlib
+import fcntl
 import math
 import shutil
 import time
@@ -75,8 +76,8 @@ class Runner:
     """What batch norm statistics are made from after pruning at once, where there is no task."""
     wait: bool = False
     """Wait for another process that does the same run, in place of giving up."""
-    keep_checkpoint: bool = True
-    """Whether the network of a transfer stays, or only what was measured of it."""
+    keep: frozenset[str] | None = None
+    """Runs whose networks stay; of the others stays only what was measured. None: all do."""
     _pruned: dict[str, Network] = field(default_factory=dict, init=False, repr=False)
     """Networks pruned at once, for the runs that differ in nothing but the head's fit or the seed."""
 
@@ -92,11 +93,14 @@ class Runner:
     def _finished(self, spec: RunSpec) -> Result | None:
         """What an earlier process came to, unless its network is wanted and did not stay."""
         folder = self.root / spec.run_id
-        there = (folder / RESULT).exists() and (not self.keep_checkpoint or (folder / CHECKPOINT).exists())
+        there = (folder / RESULT).exists() and (not self._keeps(spec) or (folder / CHECKPOINT).exists())
         if not distributed.from_first(there):
             return None
         result = Result.load(folder / RESULT)
         return result if result.status == "done" else None
+
+    def _keeps(self, spec: RunSpec) -> bool:
+        return self.keep is None or spec.run_id in self.keep
 
     def _do(self, spec: RunSpec) -> Result:
         folder = self.root / spec.run_id
@@ -135,6 +139,8 @@ class Runner:
             return self._prune_at_once(spec, pruner, network, stored)
 
     def _prune_at_once(self, spec: RunSpec, pruner: Pruner, network: Network, stored: Path) -> Network:
+        if distributed.rank() == 0:
+            drop_damaged(stored)
         if pruner.tags.data != "none" and distributed.from_first(stored.exists()):
             done = Checkpoint.load(stored)
             network.module.load_state_dict(done.to_dense())
@@ -227,7 +233,7 @@ class Runner:
             notes=network.notes,
         )
         if distributed.rank() == 0:
-            result.checkpoint_bytes = self._stored(network, folder / CHECKPOINT)
+            result.checkpoint_bytes = self._stored(spec, network, folder / CHECKPOINT)
             write_atomic(folder / METRICS, "".join(canonical_json(row) + "\n" for row in done.history))
             result.save(folder / RESULT)
             (folder / STATE).unlink(missing_ok=True)
@@ -247,9 +253,9 @@ class Runner:
             metrics |= {f"{split}_{name}": value for name, value in scores(*answers, calibration=True).items()}
         return metrics, per_class(*answers)
 
-    def _stored(self, network: Network, path: Path) -> int:
+    def _stored(self, spec: RunSpec, network: Network, path: Path) -> int:
         """Bytes of the checkpoint, which stays if it is wanted."""
-        if self.keep_checkpoint:
+        if self._keeps(spec):
             return network.checkpoint().save(path)
         return len(pack(network.checkpoint()))
 
@@ -264,6 +270,30 @@ def mark(root: Path) -> None:
     """Make `root` a folder for runs."""
     if not (root / MARKER).exists():
         write_atomic(root / MARKER, canonical_json({"format": "budwood-runs", "version": 1}) + "\n")
+
+
+def running(folder: Path) -> bool:
+    """Whether a process of this machine does the run of this folder: a killed one leaves the file, and no lock."""
+    try:
+        with (folder / LOCK).open() as file:
+            fcntl.lockf(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:  # no such file, as a rule
+        return False
+    return False
+
+
+def drop_damaged(path: Path) -> bool:
+    """Remove a checkpoint that cannot be read, so that it is made again; whether there was such a one."""
+    if not path.exists():
+        return False
+    try:
+        Checkpoint.load(path)
+    except UserError:
+        path.unlink(missing_ok=True)
+        return True
+    return False
 
 
 def _prunes(spec: RunSpec) -> bool:

@@ -5,12 +5,16 @@ thousand of them are read in a second or two.
 """
 
 import json
+import os
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
+from urllib.parse import quote
+
+from pydantic import ValidationError
 
 from ..core.errors import UserError
 from ..core.files import canonical_json, digest_of
@@ -19,11 +23,14 @@ from ..core.spec import RunSpec
 
 FILE = "study.sqlite"
 Status = Literal["planned", "done", "failed", "skipped"]
+VERSION = 1
+"""Of the tables, kept as SQLite's `user_version`. 0 is a new file, or one in which a run knew a single study."""
 _TABLES = """
 CREATE TABLE IF NOT EXISTS runs (
-    run_id TEXT PRIMARY KEY, study TEXT NOT NULL, spec TEXT NOT NULL, status TEXT NOT NULL DEFAULT 'planned',
+    run_id TEXT PRIMARY KEY, spec TEXT NOT NULL, status TEXT NOT NULL DEFAULT 'planned',
     reason TEXT NOT NULL DEFAULT '', result TEXT, task TEXT, environment TEXT, mask TEXT
 );
+CREATE TABLE IF NOT EXISTS plans (study TEXT, run_id TEXT, PRIMARY KEY (study, run_id)) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS shared (digest TEXT PRIMARY KEY, value TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS networks (parent TEXT PRIMARY KEY, source TEXT, label TEXT, sparsity REAL, accuracy REAL);
 CREATE TABLE IF NOT EXISTS speeds (parent TEXT PRIMARY KEY, row TEXT NOT NULL);
@@ -42,14 +49,20 @@ class Origin:
 
 
 class Store:
-    """The file `study.sqlite` in a folder of runs. Raises UserError where it cannot be read or written."""
+    """The file `study.sqlite` in a folder of runs. It knows every run that was planned or done there, and the plan of
+    each study, which is what its last `plan` said. Raises UserError where it cannot be read or written."""
 
     def __init__(self, root: Path) -> None:
         self.path = root / FILE
         root.mkdir(parents=True, exist_ok=True)
         with self._open() as db:
-            db.execute("PRAGMA journal_mode=WAL")
-            db.executescript(_TABLES)
+            if _version(db) == 0:
+                _make_tables(db)
+            if (version := _version(db)) != VERSION:
+                raise UserError(
+                    f"{self.path} has version {version}, this Budwood reads {VERSION}; delete it: `budwood study run` "
+                    "makes it again from the runs"
+                )
 
     @classmethod
     def existing(cls, root: Path) -> "Store":
@@ -61,12 +74,14 @@ class Store:
     # -- writing -----------------------------------------------------------------------------------------
 
     def plan(self, study: str, specs: Sequence[RunSpec], origins: Mapping[str, Origin]) -> None:
-        """Note the runs that a study wants. What is known of them already stays; what only this study wanted before,
-        and never came to anything, is forgotten."""
-        rows = [(spec.run_id, study, spec.model_dump_json()) for spec in specs]
+        """Note the runs that a study wants, in place of those it wanted before. What is known of them already stays;
+        what no study wants any more, and never came to anything, is forgotten."""
+        rows = [(spec.run_id, spec.model_dump_json()) for spec in specs]
         with self._open() as db:
-            db.execute("DELETE FROM runs WHERE study = ? AND result IS NULL AND status = 'planned'", (study,))
-            db.executemany("INSERT OR IGNORE INTO runs (run_id, study, spec) VALUES (?, ?, ?)", rows)
+            db.execute("DELETE FROM plans WHERE study = ?", (study,))
+            db.executemany("INSERT OR IGNORE INTO plans VALUES (?, ?)", [(study, run_id) for run_id, _ in rows])
+            db.execute("DELETE FROM runs WHERE result IS NULL AND run_id NOT IN (SELECT run_id FROM plans)")
+            db.executemany("INSERT OR IGNORE INTO runs (run_id, spec) VALUES (?, ?)", rows)
             known = [(parent, o.source, o.label, o.sparsity, o.accuracy) for parent, o in origins.items()]
             db.executemany("INSERT OR REPLACE INTO networks VALUES (?, ?, ?, ?, ?)", known)
 
@@ -85,7 +100,7 @@ class Store:
         layers = [layer.model_dump(mode="json") for layer in result.layers]
         light = result.model_copy(update={"layers": [], "history": [], "task": {}, "environment": {}})
         db.execute(
-            "INSERT INTO runs VALUES (?, '', ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (run_id) DO UPDATE SET"
+            "INSERT INTO runs VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (run_id) DO UPDATE SET"
             " status = excluded.status, reason = excluded.reason, result = excluded.result, task = excluded.task,"
             " environment = excluded.environment, mask = excluded.mask WHERE status != 'done'",
             (
@@ -101,21 +116,27 @@ class Store:
         with self._open() as db:
             return dict(db.execute("SELECT run_id, status FROM runs"))
 
-    def results(self) -> list[Result]:
-        """Every run: what came of it or, where nothing has yet, a `skipped` one whose reason says so."""
+    def results(self, study: str | None = None) -> list[Result]:
+        """Every run of the plan of one study, or of all studies: what came of it or, where nothing has yet, a `skipped`
+        one whose reason says so."""
+        query = (
+            "SELECT run_id, spec, result, task, environment, mask FROM runs WHERE run_id IN"
+            " (SELECT run_id FROM plans WHERE ?1 IS NULL OR study = ?1) ORDER BY rowid"
+        )
         with self._open() as db:
+            rows = db.execute(query, (study,)).fetchall()  # before what they share, which another process adds to
             shared = {digest: json.loads(text) for digest, text in db.execute("SELECT * FROM shared")}
-            rows = db.execute("SELECT run_id, spec, status, result, task, environment, mask FROM runs").fetchall()
-        layers = {mask: [Layer.model_validate(x) for x in shared[mask]] for mask in {row[6] for row in rows if row[6]}}
-        found = []
-        for run_id, spec, status, text, task, environment, mask in rows:
-            if text is None:
-                planned = RunSpec.model_validate_json(spec)
-                found.append(Result(run_id=run_id, spec=planned, status="skipped", reason=f"{status}, not finished"))
-                continue
-            result = Result.model_validate_json(text)
-            result.task, result.environment, result.layers = shared[task], shared[environment], layers[mask]
-            found.append(result)
+            masks = {mask for *_, mask in rows if mask}
+            layers = {mask: [Layer.model_validate(layer) for layer in shared[mask]] for mask in masks}
+            found = []
+            for run_id, spec, text, task, environment, mask in rows:
+                if text is None:
+                    planned = RunSpec.model_validate_json(spec)
+                    found.append(Result(run_id=run_id, spec=planned, status="skipped", reason="not done yet"))
+                    continue
+                result = Result.model_validate_json(text)
+                result.task, result.environment, result.layers = shared[task], shared[environment], layers[mask]
+                found.append(result)
         return found
 
     def origins(self) -> dict[str, Origin]:
@@ -138,14 +159,35 @@ class Store:
     @contextmanager
     def _open(self) -> Iterator[sqlite3.Connection]:
         """One transaction. A connection is not kept: it must not be carried into another process."""
+        where = f"file:{quote(str(self.path.absolute()))}"
+        if not os.access(self.path.parent, os.W_OK):
+            where += "?immutable=1"  # else SQLite wants to write beside a file in WAL mode even to read it
         try:
-            db = sqlite3.connect(self.path, timeout=60)
+            db = sqlite3.connect(where, timeout=60, uri=True)
             try:
                 with db:
                     yield db
             finally:
                 db.close()
-        except sqlite3.Error as error:
+        except (sqlite3.Error, ValidationError, json.JSONDecodeError, KeyError) as error:
+            reason = "; ".join(e["msg"] for e in error.errors()) if isinstance(error, ValidationError) else error
             raise UserError(
-                f"{self.path} cannot be used ({error}); if it is damaged delete it: it is made again from the runs"
+                f"{self.path} cannot be used ({reason}); let its folder be written or, if it is damaged, delete it: "
+                "`budwood study run` makes it again from the runs"
             ) from None
+
+
+def _version(db: sqlite3.Connection) -> int:
+    return int(db.execute("PRAGMA user_version").fetchone()[0])
+
+
+def _make_tables(db: sqlite3.Connection) -> None:
+    """In a new file, or in one of version 0."""
+    db.execute("PRAGMA journal_mode=WAL")
+    db.execute("BEGIN IMMEDIATE")  # one process makes them; another waits here, and finds them
+    for statement in _TABLES.split(";"):
+        db.execute(statement)
+    if "study" in {column for _, column, *_ in db.execute("PRAGMA table_info(runs)")}:
+        db.execute("INSERT INTO plans SELECT study, run_id FROM runs WHERE study != ''")
+        db.execute("ALTER TABLE runs DROP COLUMN study")
+    db.execute(f"PRAGMA user_version = {VERSION}")

@@ -13,7 +13,6 @@ from budwood.core.files import write_atomic
 from budwood.core.task import SPLITS, Task
 
 from .inspection import hashed
-from .layout import rows_of
 from .samples import Pixels, SampleTask, few
 
 
@@ -29,9 +28,12 @@ class Row(NamedTuple):
 def write(task: Task, path: Path) -> None:
     """Write the manifest of a task. It is a CSV of one's own too: see the task `folder`."""
     text = io.StringIO(newline="")
-    table = csv.writer(text, lineterminator="\n")
-    table.writerow(Row._fields)
-    table.writerows(sorted(_rows(_contents(task), _root(task))))
+    plain, quoted = (csv.writer(text, quoting=how, lineterminator="\n") for how in (csv.QUOTE_MINIMAL, csv.QUOTE_ALL))
+    plain.writerow(Row._fields)
+    for row in sorted(_rows(_contents(task), _root(task))):
+        # A space at an end, or a carriage return, is part of a name only within quotes.
+        odd = any(field != field.strip() or "\r" in field for field in row)
+        (quoted if odd else plain).writerow(row)
     write_atomic(path, text.getvalue().encode("utf-8", "surrogateescape"))  # a file name need not be text
 
 
@@ -40,7 +42,7 @@ def compare(task: Task, path: Path) -> list[str]:
 
     Names are relative to the data's root, or to a folder below or above it where the same data may have been opened.
     """
-    there = {row.path: row for row in _read(path)}
+    there = _read(path)
     contents = _contents(task)
     root = _root(task)
     for base in (root, getattr(task, "folder", root), root.resolve().parent):
@@ -50,9 +52,9 @@ def compare(task: Task, path: Path) -> list[str]:
     found = []
     for name in sorted(there.keys() | here.keys()):
         if name not in here:
-            found.append(f"{name} is missing")
+            found.append(f"{_told(name)} is missing")
         elif name not in there:
-            found.append(f"{name} is not in the manifest")
+            found.append(f"{_told(name)} is not in the manifest")
         else:
             found += _differences(here[name], there[name])
     return found
@@ -98,20 +100,36 @@ def _rows(contents: list[tuple[Any, str, str, str]], base: Path) -> Iterator[Row
         yield Row(name, *facts)
 
 
+def _told(name: str) -> str:
+    """A file's name on one line: it need not be text, and may have line breaks."""
+    return name if name.isprintable() else repr(name)
+
+
 def _differences(here: Row, there: Row) -> list[str]:
     """In words; the label may be any text, so it is quoted."""
-    found = []
+    found, name = [], _told(here.path)
     if here.split != there.split:
-        found.append(f"{here.path} is in {here.split}, the manifest says {there.split}")
+        found.append(f"{name} is in {here.split}, the manifest says {there.split}")
     if here.label != there.label:
-        found.append(f"{here.path} has the label {here.label!r}, the manifest says {there.label!r}")
+        found.append(f"{name} has the label {here.label!r}, the manifest says {there.label!r}")
     if here.sha256 != there.sha256:
-        found.append(f"{here.path} has other content than the manifest says")
+        found.append(f"{name} has other content than the manifest says")
     return found
 
 
-def _read(path: Path) -> list[Row]:
-    found = rows_of(path)
-    if found and not set(Row._fields) <= found[0][1].keys():
-        raise UserError(f"{path} is no manifest: its columns must be {', '.join(Row._fields)}")
-    return [Row(*(row[field] for field in Row._fields)) for _, row in found]
+def _read(path: Path) -> dict[str, Row]:
+    """The rows by their path, every character of which counts. UserError where this is no manifest."""
+    rows: dict[str, Row] = {}
+    try:
+        with open(path, newline="", encoding="utf-8-sig", errors="surrogateescape") as stream:
+            reader = csv.DictReader(stream, restval="")
+            if not set(Row._fields) <= set(reader.fieldnames or []):
+                raise UserError(f"{path} is no manifest: its columns must be {','.join(Row._fields)}")
+            for found in reader:
+                row = Row(*(found[field] for field in Row._fields))
+                if row.path in rows:
+                    raise UserError(f"{path} line {reader.line_num} has {_told(row.path)} again; leave one of them")
+                rows[row.path] = row
+    except (csv.Error, OSError) as error:
+        raise UserError(f"{path} cannot be read as CSV ({error}); write the manifest again") from None
+    return rows

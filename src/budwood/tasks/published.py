@@ -2,10 +2,11 @@
 
 import hashlib
 import os
+import shutil
 import socket
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -114,7 +115,7 @@ class PublishedTask(SampleTask):
 
     def _download(self, lacking: list[str]) -> None:
         try:
-            with _patience():
+            with _patience(), _undone_on_failure(self.root, self.home):
                 self.fetch()
         except Exception as error:  # whatever a network, an archive or half a data set comes to
             begun = f"in {self.home} is incomplete, it has no {few(lacking)}, and " if lacking else ""
@@ -206,3 +207,21 @@ def _patience() -> Iterator[None]:
         yield
     finally:
         socket.setdefaulttimeout(before)
+
+
+@contextmanager
+def _undone_on_failure(root: Path, home: Path) -> Iterator[None]:
+    """Of a download to `home` that fails, or is stopped, nothing stays but what was there before it: half of it would
+    be taken for the data. Beside `home` only empty folders go, since other downloads may be at work below `root`."""
+    wanted = [path for path in (*reversed(home.parents), home) if path != root and path.is_relative_to(root)]
+    made = next((path for path in wanted if not path.exists()), None)
+    before = {root, *root.iterdir()} if root.exists() else set()
+    try:
+        yield
+    except BaseException:
+        if made is not None:
+            shutil.rmtree(made, ignore_errors=True)
+        for path in sorted({root, *root.glob("*")} - before, reverse=True):
+            with suppress(OSError):
+                path.rmdir()
+        raise

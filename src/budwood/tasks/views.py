@@ -2,13 +2,14 @@
 
 from budwood.core.errors import UserError
 from budwood.core.files import digest_of
-from budwood.core.task import Task
+from budwood.core.task import Metric, Task
 
 from .samples import SampleTask
 
 
 class Official(SampleTask):
-    """The task as the study splits it: train and val are trained on together, and the epoch is chosen on test.
+    """The task as the study splits it: train and val are trained on together, and the epoch is chosen on test, by top-1
+    whatever the task is measured by.
 
     The order of train is the authors' where it is known. Raises UserError where the task does not list its samples.
     """
@@ -26,3 +27,8 @@ class Official(SampleTask):
 
     def digest(self) -> str:
         return self._digest
+
+
+def chosen_by(task: Task) -> Metric:
+    """What tells the best epoch, or the best head. The study's code takes top-1 for every task."""
+    return "top1" if isinstance(task, Official) else task.metric

@@ -10,6 +10,7 @@ from ..core.spec import Recipe
 from ..core.task import Split, Task
 from ..models.network import Network, replace_head
 from ..tasks.images import Seeded, transforms
+from ..tasks.views import chosen_by
 from ..train.fit import Fit, Progress
 
 
@@ -57,7 +58,7 @@ def full(
         Seeded(train, seed),
         val,
         recipe,
-        metric=task.metric,
+        metric=chosen_by(task),
         seed=seed,
         teacher=teacher,
         workers=workers,

@@ -16,7 +16,7 @@ from ..core.errors import UserError
 from ..core.spec import Recipe
 from ..core.task import SPLITS, Split, Task
 from ..models.network import Network, replace_head
-from ..tasks.views import Official
+from ..tasks.views import Official, chosen_by
 from ..train.data import batch_plan, mixed_seed
 from ..train.evaluate import scores
 from ..train.fit import Progress
@@ -125,12 +125,13 @@ def linear(
     splits: tuple[Split, ...] = ("train", "test") if isinstance(task, Official) else SPLITS
     found = {split: features(network, task, split, cache, crops, workers) for split in splits}
     val = found.setdefault("val", found["test"])
+    metric = chosen_by(task)
     with torch.enable_grad():
-        head, history = fit_head(found["train"], val, len(task.classes), recipe, task.metric, seed, progress)
+        head, history = fit_head(found["train"], val, len(task.classes), recipe, metric, seed, progress)
     classifier = network.module.get_submodule(network.head)
     classifier.weight.copy_(head[0])
     classifier.bias.copy_(head[1])
-    ranked = [row[f"val_{task.metric}"] for row in history]
+    ranked = [row[f"val_{metric}"] for row in history]
     last = recipe.select == "last" and recipe.head == "sgd"
     epoch = len(ranked) - 1 if last else ranked.index(max(ranked))
     return Transferred(network, history, epoch, {s: (logits(head, found[s][0]), found[s][1]) for s in ("val", "test")})

@@ -1,6 +1,9 @@
 """Whose rules a transfer follows: Budwood's own, or those of "How Well Do Sparse ImageNet Models Transfer?" (CVPR 2022)
 as its published code has them. docs/explain/protocol.md lists every difference."""
 
+from collections.abc import Callable
+
+from ..core.errors import UserError
 from ..core.spec import Protocol, Recipe, Transfer
 from ..core.task import Preprocessing, Task
 from ..tasks.views import Official
@@ -21,12 +24,33 @@ def task_for(protocol: Protocol, task: Task) -> Task:
 def recipe_for(protocol: Protocol, task: Task, way: Transfer, given: Recipe) -> Recipe:
     """The settings of a transfer; of a full one, what was set in `given` counts before the protocol's own."""
     if way == "linear":
-        return (given.model_copy(update={"head": "sgd"}) if protocol == "cvpr22" else given).for_linear()
+        return _for_linear(protocol, given)
     if protocol != "cvpr22":
         return given
     # The study tests `epoch % 50` at an epoch's end, so the rate falls from the 0-based epochs 51 and 101 on.
     own = Recipe(epochs=150, batch_size=64, lr=task.study_lr, schedule="constant", milestones=(51, 101))
     return Recipe.model_validate(own.model_dump() | {name: getattr(given, name) for name in given.model_fields_set})
+
+
+def _for_linear(protocol: Protocol, given: Recipe) -> Recipe:
+    return (given.model_copy(update={"head": "sgd"}) if protocol == "cvpr22" else given).for_linear()
+
+
+def check_linear(protocol: Protocol, given: Recipe, full_too: bool = False, spelt: Callable[[str], str] = str) -> None:
+    """Raise UserError where `given` sets what a linear transfer would pass over; what equals its settings is let be.
+
+    With `full_too` the same settings are a full transfer's, where all but the head count. `spelt` is a setting's name
+    as its user writes it.
+    """
+    used = _for_linear(protocol, given)
+    counted = given.model_fields_set & {"head"} if full_too else given.model_fields_set
+    idle = [spelt(name) for name, value in given if name in counted and value != getattr(used, name)]
+    if not idle:
+        return
+    names, (them, do) = ", ".join(idle), ("it", "does") if len(idle) == 1 else ("them", "do")
+    if protocol == "cvpr22":
+        raise UserError(f"the cvpr22 protocol fixes {names} of a linear transfer; leave {them} out")
+    raise UserError(f"{names} {do} not count for a linear head, which has the study's settings; leave {them} out")
 
 
 def preprocessing_for(

@@ -13,20 +13,18 @@ from pathlib import Path
 from typing import Any, TypedDict, Unpack
 from urllib.parse import quote
 
-from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
 from ...core.files import csv_text, write_atomic
 from ...core.spec import RunSpec
 from ..figure import Picture
-from ..html import environments
+from ..html import environments, templates
 from ..words import NOTHING, count, sparsity
 from . import headline, matrix, pictures, tables
 from .cells import Backbone, Cell, Group, Labels, Table
 from .numbers import Study
 from .tables import Costs, Small
 
-TEMPLATE = Path(__file__).with_name("study.html.j2")
 SCRIPT = Path(__file__).with_name("study.js")
 """The page's only script: without it the page is complete, but its tables cannot be sorted."""
 
@@ -196,25 +194,27 @@ class _Section:
 
 
 def _render(of: _Page) -> str:
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    template = environment.from_string(TEMPLATE.read_text(encoding="utf-8"))
     script = SCRIPT.read_text(encoding="utf-8")
-    return template.render(
-        title=of.title,
-        script=Markup(script),  # ours, and without a closing tag in it
-        script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
-        opening=headline.opening(of.study),
-        findings=headline.findings(of.study),
-        cautions=[*headline.cautions(of.study), *of.known.get("notes", ())],
-        sections=of.sections(),
-        svg=lambda picture: Markup(picture.svg()),  # built by us, its texts escaped
-        runs=[_runs(of, cell) for cell in of.table.cells],
-        with_ids=any(cell.run_ids for cell in of.table.cells),
-        missing=_missing(of),
-        task_names=of.task_names,
-        environment=environments([r for cell in of.table.cells for r in cell.results]),
-        files=[(f"./{quote(name)}", name) for name in of.files],
-        count=count,
+    return (
+        templates()
+        .get_template("study/study.html.j2")
+        .render(
+            title=of.title,
+            script=Markup(script),  # ours, and without a closing tag in it
+            script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+            opening=headline.opening(of.study),
+            findings=headline.findings(of.study),
+            cautions=[*headline.cautions(of.study), *of.known.get("notes", ())],
+            sections=of.sections(),
+            svg=lambda picture: Markup(picture.svg()),  # built by us, its texts escaped
+            runs=[_runs(of, cell) for cell in of.table.cells],
+            with_ids=any(cell.run_ids for cell in of.table.cells),
+            missing=_missing(of),
+            task_names=of.task_names,
+            environment=environments([r for cell in of.table.cells for r in cell.results]),
+            files=[(f"./{quote(name)}", name) for name in of.files],
+            count=count,
+        )
     )
 
 
