@@ -4,6 +4,7 @@ import hashlib
 import multiprocessing
 import os
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +19,11 @@ from budwood.core.checkpoint import Lineage
 from budwood.core.errors import UserError
 from budwood.core.mask import Mask
 from budwood.core.task import SPLITS, Preprocessing, Split
+from budwood.engine.program import Program
 from budwood.models.network import Network, prunable
 from budwood.tasks.images import transforms
 from budwood.tasks.samples import SampleTask
-from budwood.transfer.features import features
+from budwood.transfer.features import backbone, features
 
 VIEW = Preprocessing(size=16, resize=18, mean=(0.4, 0.5, 0.6), std=(0.2, 0.3, 0.4))
 SIZES = {"train": 70, "val": 20, "test": 20}
@@ -74,38 +76,41 @@ def by_hand(task: Noise, split: Split, state: dict[str, Tensor]) -> tuple[Tensor
 
 
 @pytest.mark.parametrize("stored", [True, False])
+@pytest.mark.parametrize("accelerate", [True, False])
 @pytest.mark.parametrize(("cropped", "workers"), [(True, 0), (False, 0), (False, 1)])
-def test_they_are_what_the_classifier_sees(tmp_path: Path, stored: bool, cropped: bool, workers: int) -> None:
+def test_they_are_what_the_classifier_sees(
+    tmp_path: Path, stored: bool, cropped: bool, workers: int, accelerate: bool
+) -> None:
     task, net = Noise(tmp_path / "log"), network()
     net.module.train()
     expected = by_hand(task, "train", net.module.state_dict())
     where = {"cache": tmp_path / "made" / "here" if stored else None, "crops": tmp_path / "crops" if cropped else None}
-    found = features(net, task, "train", **where, workers=workers)
+    found = features(net, task, ["train"], **where, workers=workers, accelerate=accelerate)["train"]
     torch.testing.assert_close(found[0], expected[0], rtol=1e-5, atol=1e-6)
     assert torch.equal(found[1], expected[1]) and found[0].dtype == torch.float32
     assert not net.module[6]._forward_pre_hooks and not found[0].is_inference()
     with torch.no_grad():
         net.module[0].weight.zero_()
     before = task.decoded
-    again = features(net, task, "train", **where, workers=workers)
+    again = features(net, task, ["train"], **where, workers=workers, accelerate=accelerate)["train"]
     assert torch.equal(again[0], found[0]) == stored  # from the file
     assert (task.decoded == before) == (stored or cropped)
 
 
 def test_stored_ones_that_do_not_fit_are_refused(tmp_path: Path) -> None:
     task, net = Noise(tmp_path / "log"), network()
-    features(net, task, "val", tmp_path)
+    features(net, task, ["val"], tmp_path)
     file = tmp_path / "val.safetensors"
     file.rename(tmp_path / "train.safetensors")
     with pytest.raises(UserError, match=r"train.safetensors holds the features of other images; delete it"):
-        features(net, task, "train", tmp_path)
-    features(net, task, "val", tmp_path)
+        features(net, task, ["train"], tmp_path)
+    features(net, task, ["val"], tmp_path)
     task.samples["val"].reverse()
     with pytest.raises(UserError, match=r"val.safetensors holds the features of other images; delete it"):
-        features(net, task, "val", tmp_path)
+        features(net, task, ["val"], tmp_path)
     file.write_bytes(file.read_bytes()[:100])
     with pytest.raises(UserError, match=r"is damaged; delete it"):
-        features(net, task, "val", tmp_path)
+        features(net, task, ["val"], tmp_path)
 
 
 @pytest.mark.parametrize("shared", ["features", "crops"])
@@ -121,7 +126,7 @@ def test_processes_that_ask_at_once_share_the_work(tmp_path: Path, shared: str) 
             [tmp_path / "cache", None] if shared == "features" else [tmp_path / str(os.getpid()), tmp_path / "crops"]
         )
         start.wait(60)
-        found = features(net, task, "train", *where)
+        found = features(net, task, ["train"], *where)["train"]
         answers.put(hashlib.sha256(found[0].numpy().tobytes() + found[1].numpy().tobytes()).hexdigest())
 
     children = [context.Process(target=ask) for _ in range(3)]
@@ -139,5 +144,43 @@ def test_a_head_that_is_a_convolution_is_refused(tmp_path: Path) -> None:
     net = network()
     net.module[6] = nn.Conv2d(6, 4, 1)
     with pytest.raises(UserError, match="toy has a convolution as its head; transfer it with --mode full"):
-        features(net, Noise(tmp_path / "log"), "val", tmp_path / "cache")
-    assert not list((tmp_path / "cache").iterdir())
+        features(net, Noise(tmp_path / "log"), ["val"], tmp_path / "cache")
+    assert not (tmp_path / "cache").exists()
+
+
+class Scaled(nn.Sequential):
+    """Something comes after the classifier, which features must not show."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x).softmax(1) * 3
+
+
+def odd(x: Tensor) -> Tensor:
+    """No operator of the engine's."""
+    return torch.special.bessel_j0(x)
+
+
+class Odd(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return odd(x)
+
+
+@pytest.mark.parametrize("kind", [nn.Sequential, Scaled])
+def test_the_engine_shows_what_pytorch_shows(kind: type[nn.Sequential]) -> None:
+    net = network()
+    net = replace(net, module=kind(*net.module.children()))
+    images = torch.randn(5, 3, 16, 16)
+    quick, plain = backbone(net), backbone(net, accelerate=False)
+    assert isinstance(quick, Program) and not isinstance(plain, Program)
+    torch.testing.assert_close(quick(images), plain(images), rtol=1e-5, atol=1e-6)
+    assert quick(images).shape == (5, 6)
+
+
+def test_a_network_that_the_engine_does_not_know_goes_through_pytorch(tmp_path: Path) -> None:
+    net, task = network(), Noise(tmp_path / "log")
+    layers = list(net.module.children())
+    net = replace(net, module=nn.Sequential(*layers[:5], Odd(), layers[6]))
+    assert not isinstance(backbone(net), Program)
+    found = features(net, task, ["val"])["val"][0]
+    expected = by_hand(task, "val", net.module.state_dict())[0]
+    torch.testing.assert_close(found, odd(expected), rtol=1e-5, atol=1e-6)

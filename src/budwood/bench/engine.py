@@ -9,7 +9,6 @@ from torch import Tensor, nn
 from ..core.errors import UserError
 from ..core.registry import backends
 from ..engine import native
-from ..engine.passes import optimize
 from ..engine.program import Program
 from .backend import Backend, Run
 
@@ -24,7 +23,7 @@ class Engine(Backend):
         return None
 
     def prepare(self, model: nn.Module, example: Tensor, threads: int) -> Run:
-        program = engine_program(model, example, threads)
+        program = Program.from_module(model, example, threads)
 
         def run(batch: Any) -> NDArray[np.float32]:
             answers: NDArray[np.float32] = program(np.ascontiguousarray(batch, np.float32))
@@ -32,11 +31,3 @@ class Engine(Backend):
 
         run(example)
         return run
-
-
-def engine_program(model: nn.Module, example: Tensor, threads: int) -> Program:
-    """The network compiled for images of the example's size; the network itself is left as it is."""
-    from ..engine.from_export import graph_from_module
-
-    graph = graph_from_module(model, example)
-    return Program(optimize(graph), name=type(model).__name__, threads=threads)

@@ -12,14 +12,13 @@ from rich.markup import escape
 from rich.table import Table
 from torch import nn
 
-from ..bench.engine import engine_program
 from ..bench.environment import environment
 from ..bench.latency import LatencyRow, latency
 from ..bench.zeros import with_random_zeros
 from ..core.registry import backends as registry
 from ..core.registry import sources
 from ..engine import explain
-from ..engine.program import CHUNKS, default_threads
+from ..engine.program import CHUNKS, Program, default_threads
 from ..models.network import Network, open_network
 from .common import Batch, Seconds, Size, Threads, checked_sparsity, print_json, say
 
@@ -112,7 +111,7 @@ def _label(share: float) -> str:
 def _profile(module: nn.Module, size: int, batch: int, threads: int) -> explain.Profile:
     """Of the largest plan that such a batch is cut into."""
     images = next(chunk for chunk in CHUNKS if chunk <= batch)
-    return engine_program(module, torch.zeros(2, 3, size, size), threads).profile(images)
+    return Program.from_module(module, torch.zeros(2, 3, size, size), threads).profile(images)
 
 
 def _print(model: str, rows: Sequence[LatencyRow]) -> None:

@@ -42,6 +42,8 @@ from .common import (
 
 LATENCY_SECONDS = 20.0
 
+Accelerate = Literal["auto", "off"]
+
 
 def run(
     data: str | None = None,
@@ -64,6 +66,7 @@ def run(
     resume: bool = True,
     workers: Workers = 1,
     device: str = "cpu",
+    accelerate: Accelerate = "auto",
     json: Annotated[bool, Parameter(negative=())] = False,
 ) -> None:
     """Transfer a network to your own images, pruned, and compare it with the dense transfer.
@@ -106,6 +109,8 @@ def run(
         Processes that load images.
     device
         cpu, cuda or another of PyTorch's.
+    accelerate
+        auto: through Budwood's engine, which skips the zeros, where it can be. off: PyTorch alone.
     json
         Print the results as JSON on stdout and nothing else.
     """
@@ -132,7 +137,7 @@ def run(
     for line in [*network.notes, *_about(opened)]:
         say(line, quiet)
     with Bars(quiet) as bars:
-        runner = Runner(network, opened, root, workers, not resume, device, bars.of)
+        runner = Runner(network, opened, root, workers, not resume, device, bars.of, accelerate=accelerate == "auto")
         results = []
         for spec in specs:
             results.append(runner.run(spec))

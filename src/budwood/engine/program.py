@@ -23,6 +23,8 @@ from .native import instruction_set
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from torch import Tensor, nn
+
     from ..core.task import Preprocessing
 
 CHUNKS = (16, 4, 1)
@@ -56,6 +58,17 @@ class Program:
             raise ValueError(f"{len(self.classes)} class names for outputs of shape {self.output_shapes}")
         self._plans: dict[int, Lowered] = {}
         self._lock = threading.Lock()
+
+    @classmethod
+    def from_module(cls, module: nn.Module, example: Tensor, threads: int | None = None) -> Program:
+        """What `module` computes in evaluation, for images of the example's size [N, C, H, W]; it stays as it is.
+
+        Raises UserError where it cannot be exported or uses an operator that is not supported.
+        """
+        from .from_export import graph_from_module
+        from .passes import optimize
+
+        return cls(optimize(graph_from_module(module, example)), name=type(module).__name__, threads=threads)
 
     # -- what it is ---------------------------------------------------------------------------------------
 

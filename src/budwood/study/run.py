@@ -76,6 +76,8 @@ class Runner:
     """What batch norm statistics are made from after pruning at once, where there is no task."""
     wait: bool = False
     """Wait for another process that does the same run, in place of giving up."""
+    accelerate: bool = True
+    """Use the engine where it can be used."""
     keep: frozenset[str] | None = None
     """Runs whose networks stay; of the others stays only what was measured. None: all do."""
     _pruned: dict[str, Network] = field(default_factory=dict, init=False, repr=False)
@@ -180,7 +182,7 @@ class Runner:
             crops = self.root / "crops" if first else None
             return linear(
                 network, self.task, recipe, spec.seed, cache=cache, crops=crops, workers=self.workers,
-                progress=progress,
+                accelerate=self.accelerate, progress=progress,
             )  # fmt: skip
         if spec.where == "one-shot":
             pruner = Pruner(spec.sparsity)

@@ -1,16 +1,19 @@
 """What the classifier of a network sees of a task's images: computed once, for every head that is fitted to it."""
 
-from collections.abc import Iterable
+import contextlib
+import functools
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import safetensors.torch
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..core.errors import UserError
 from ..core.files import locked, write_atomic
 from ..core.task import Split, Task
+from ..engine.program import Program
 from ..models.network import Network, check_linear_head
 from ..train.data import in_order, on_device
 from .crops import Crops, dataset
@@ -22,47 +25,91 @@ their memory anew for every layer, a tenth to a quarter of a pass."""
 Features = tuple[Tensor, Tensor]
 """What the classifier sees (N, D) float32, and the class indices (N,), in the split's order."""
 
+Forward = Callable[[Tensor], Tensor]
+
 
 def features(
     network: Network,
     task: Task,
-    split: Split,
+    splits: Sequence[Split],
     cache: Path | None = None,
     crops: Path | None = None,
     workers: int = 0,
-) -> Features:
-    """The features of a split in eval mode, from the file SPLIT.safetensors in the folder `cache` if it is there.
+    accelerate: bool = True,
+) -> dict[Split, Features]:
+    """The features of each split in eval mode, from the file SPLIT.safetensors in the folder `cache` if it is there.
 
-    If not it is made, by one process while others wait for it. `crops` is the folder for decoded images; without it
-    `workers` processes decode them. Raises UserError where the head is not linear or the file is damaged.
+    If not it is made, by one process while others wait for it; with `accelerate` through the engine, where it can be
+    (see `backbone`). `crops` is the folder for decoded images; without it `workers` processes decode them. Raises
+    UserError where the head is not linear or the file is damaged.
     """
+    check_linear_head(network)
+    forward = functools.cache(lambda: backbone(network, accelerate))  # made only if a split lacks a file
+
+    def made(split: Split) -> Features:
+        images = dataset(task, split, network.lineage.preprocessing, crops)
+        batches = images.batches(BATCH) if isinstance(images, Crops) else in_order(images, BATCH, workers)
+        return _computed(forward(), batches, next(network.module.parameters()).device)
+
+    return {split: _kept(cache, task, split, made) for split in splits}
+
+
+def backbone(network: Network, accelerate: bool = True) -> Forward:
+    """What stands before the classifier: images (N, 3, S, S) to what the classifier sees (N, D) float32.
+
+    Compiled to the engine, which skips the zeros, where the network is on a CPU and the engine knows its operators;
+    else PyTorch. The answers are the same but for the rounding of float32.
+    """
+    module = _Backbone(network).eval().to(memory_format=torch.channels_last)
+    device = next(module.parameters()).device
+    if accelerate and device.type == "cpu":
+        size = network.lineage.preprocessing.size
+        with contextlib.suppress(UserError):
+            return Program.from_module(module, torch.zeros(2, 3, size, size), torch.get_num_threads())
+    return module
+
+
+class _Backbone(nn.Module):
+    """Runs the network and returns what its classifier was given; what comes after that counts for nothing."""
+
+    def __init__(self, network: Network) -> None:
+        super().__init__()
+        self.module, self.head = network.module, network.head
+
+    def forward(self, images: Tensor) -> Tensor:
+        seen: list[Tensor] = []
+        hook = self.module.get_submodule(self.head).register_forward_pre_hook(lambda _, given: seen.append(given[0]))
+        try:
+            self.module(images)
+        finally:
+            hook.remove()
+        return seen[0].float()
+
+
+def _kept(cache: Path | None, task: Task, split: Split, made: Callable[[Split], Features]) -> Features:
+    """From the file, which is made if it is not there."""
     if cache is None:
-        return _computed(network, task, split, crops, workers)
+        return made(split)
     path = cache / f"{split}.safetensors"
     if not path.exists():
         with locked(path.with_suffix(".lock"), wait=True):
             if not path.exists():
-                made = _computed(network, task, split, crops, workers)
-                write_atomic(path, safetensors.torch.save({"features": made[0], "targets": made[1]}))
+                found, targets = made(split)
+                write_atomic(path, safetensors.torch.save({"features": found, "targets": targets}))
     return _read(path, list(task.targets(split)))
 
 
-def _computed(network: Network, task: Task, split: Split, crops: Path | None, workers: int) -> Features:
-    check_linear_head(network)
-    module = network.module.eval().to(memory_format=torch.channels_last)
-    images = dataset(task, split, network.lineage.preprocessing, crops)
-    batches: Iterable[Any] = images.batches(BATCH) if isinstance(images, Crops) else in_order(images, BATCH, workers)
+@torch.inference_mode()
+def _seen(forward: Forward, pixels: Tensor) -> Tensor:
+    return forward(pixels).cpu()
+
+
+def _computed(forward: Forward, batches: Iterable[Any], device: torch.device) -> Features:
     seen: list[Tensor] = []
     targets: list[Tensor] = []
-    classifier = module.get_submodule(network.head)
-    hook = classifier.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].float().cpu()))
-    try:
-        with torch.inference_mode():
-            for pixels, wanted in on_device(batches, next(module.parameters()).device):
-                module(pixels)
-                targets.append(wanted.cpu())
-    finally:
-        hook.remove()
+    for pixels, wanted in on_device(batches, device):
+        seen.append(_seen(forward, pixels))
+        targets.append(wanted.cpu())
     return torch.cat(seen), torch.cat(targets)
 
 

@@ -116,6 +116,7 @@ def linear(
     cache: Path | None = None,
     crops: Path | None = None,
     workers: int = 0,
+    accelerate: bool = True,
     progress: Progress | None = None,
 ) -> Transferred:
     """Fit a new head to `network`, in place; no weight of the backbone changes. Features are kept in the folder
@@ -123,7 +124,7 @@ def linear(
     shown them at this size. Raises UserError where the head is not linear."""
     network = replace_head(network, task.classes, seed)
     splits: tuple[Split, ...] = ("train", "test") if isinstance(task, Official) else SPLITS
-    found = {split: features(network, task, split, cache, crops, workers) for split in splits}
+    found = features(network, task, splits, cache, crops, workers, accelerate)
     val = found.setdefault("val", found["test"])
     metric = chosen_by(task)
     with torch.enable_grad():
