@@ -75,6 +75,16 @@ def test_transfer_both_ways_with_two_methods(budwood: Verb, place: Path, tmp_pat
     assert linear[0]["test_top1"] >= 0.8  # a disc's colour is in the features of any network
 
 
+def test_a_linear_head_on_adapted_statistics_is_another_run(budwood: Verb, place: Path, tmp_path: Path) -> None:
+    call = ("transfer", place / "shapes", *MODEL, "--mode", "linear", *QUICK, "--json")
+    (kept,) = rows_of(budwood(*call))
+    (adapted,) = rows_of(budwood(*call, "--adapt-bn"))
+    (plain,) = rows_of(budwood(*call, "--adapt-bn", "--accelerate", "off", "--out", "plain"))
+    assert adapted["run_id"] == plain["run_id"] != kept["run_id"]
+    assert adapted["test_loss"] == pytest.approx(plain["test_loss"], rel=1e-3) != pytest.approx(kept["test_loss"])
+    assert len(list(tmp_path.glob("runs/features/*"))) == 2
+
+
 def test_transfer_learns_what_can_be_learnt(budwood: Verb, place: Path) -> None:
     (row,) = rows_of(
         budwood("transfer", place / "shapes", *MODEL, "--epochs", "12", "--batch-size", "8", "--lr", "0.05",

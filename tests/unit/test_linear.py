@@ -256,3 +256,20 @@ def test_in_the_study_val_is_test_and_nothing_is_computed_twice(tmp_path: Path) 
 def test_sgd_without_an_epoch_is_refused() -> None:
     with pytest.raises(UserError, match="at least one epoch"):
         linear(network(), Tones(2), Recipe(head="sgd", epochs=0), 0)
+
+
+def test_adapted_statistics_are_those_of_the_training_images() -> None:
+    task, net = Tones(3), network()
+    state = {name: t.clone() for name, t in net.module.state_dict().items()}
+    data = task.load("train", transforms(Preprocessing(size=16, resize=16), train=False))
+    images = torch.stack([data[i][0] for i in range(SIZES["train"])])
+    x = F.conv2d(images, state["0.weight"], state["0.bias"], stride=2)
+    state["1.running_mean"], state["1.running_var"] = x.mean((0, 2, 3)), x.var((0, 2, 3))
+    done = linear(net, task, Recipe(adapt_bn=True), 0)
+    found = done.network.module.state_dict()
+    for name in (name for name in state if not name.startswith("8.") and "batches" not in name):
+        torch.testing.assert_close(found[name], state[name], rtol=1e-5, atol=1e-6)
+    seen, targets = by_hand(task, "test", state)
+    expected = F.linear(seen, found["8.weight"], found["8.bias"])
+    torch.testing.assert_close(done.outputs["test"][0], expected, rtol=1e-4, atol=1e-5)
+    assert torch.equal(done.outputs["test"][1], targets)

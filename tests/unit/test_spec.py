@@ -50,6 +50,7 @@ RECIPE: dict[str, Any] = {
     "epochs": 11, "batch_size": 33, "accumulate": 2, "lr": 0.02, "momentum": 0.8, "weight_decay": 1e-4,
     "schedule": "constant", "milestones": (51,), "gamma": 0.5, "warmup_epochs": 1, "label_smoothing": 0.1, "ema": 0.9,
     "amp": True, "distill": 0.5, "select": "last", "size": 128, "augment": False, "head": "sgd",
+    "adapt_bn": True,
 }  # fmt: skip
 
 

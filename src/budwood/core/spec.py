@@ -57,11 +57,13 @@ class Recipe(BaseModel):
     """Random crops and mirroring while training."""
     head: Literal["lbfgs", "sgd"] = "lbfgs"
     """How a linear head is fitted: L-BFGS with C chosen on the validation split, or SGD as in the study."""
+    adapt_bn: bool = False
+    """Before a linear head is fitted, make batch norm statistics anew on the training images."""
 
     def for_linear(self) -> "Recipe":
         """What of it counts for a linear head. L-BFGS has no epochs; SGD has the study's settings: batches of 64,
         learning rate 0.01, a tenth from the 0-based epochs 51 and 101 on, 150 epochs."""
-        kept = {"size": self.size, "head": self.head, "select": self.select}
+        kept = {"size": self.size, "head": self.head, "select": self.select, "adapt_bn": self.adapt_bn}
         if self.head == "lbfgs":
             return Recipe(**kept)
         return Recipe(**kept, epochs=150, batch_size=64, lr=0.01, schedule="constant", milestones=(51, 101))
@@ -103,7 +105,10 @@ class RunSpec(BaseModel):
     def run_id(self) -> str:
         """16 hex digits: the digest of the canonical JSON and the components' versions."""
         spec, versions = self.model_dump(mode="json"), COMPONENT_VERSIONS
-        if self.protocol == "budwood":  # a field of later days: older runs keep their names
+        # Fields of later days: older runs keep their names.
+        if not self.recipe.adapt_bn:
+            del spec["recipe"]["adapt_bn"]
+        if self.protocol == "budwood":
             del spec["protocol"]
         else:
             versions = versions | {"study": STUDY_VERSION}

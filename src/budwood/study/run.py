@@ -376,7 +376,8 @@ def features_key(spec: RunSpec) -> str:
     if spec.where == "one-shot" and methods.get(spec.method).tags.seeded:
         counted.add("seed")
     parts = spec.model_dump(mode="json", include=counted)
-    return digest_of(parts | {"size": spec.recipe.size, "versions": COMPONENT_VERSIONS})[:16]
+    adapted = {"adapt_bn": True} if spec.recipe.adapt_bn else {}
+    return digest_of(parts | adapted | {"size": spec.recipe.size, "versions": COMPONENT_VERSIONS})[:16]
 
 
 def describe(task: Task) -> dict[str, Any]:

@@ -16,7 +16,9 @@ from ..core.errors import UserError
 from ..core.spec import Recipe
 from ..core.task import SPLITS, Split, Task
 from ..models.network import Network, replace_head
+from ..tasks.images import transforms
 from ..tasks.views import Official, chosen_by
+from ..train.batchnorm import recalibrate
 from ..train.data import batch_plan, mixed_seed
 from ..train.evaluate import scores
 from ..train.fit import Progress
@@ -119,10 +121,15 @@ def linear(
     accelerate: bool = True,
     progress: Progress | None = None,
 ) -> Transferred:
-    """Fit a new head to `network`, in place; no weight of the backbone changes. Features are kept in the folder
-    `cache`, for runs that differ in nothing but the head, and decoded images in `crops`, for every network that is
-    shown them at this size. Raises UserError where the head is not linear."""
+    """Fit a new head to `network`, in place; no weight of the backbone changes (with `recipe.adapt_bn` its batch norm
+    statistics do).
+
+    Features are kept in the folder `cache`, for runs that differ in nothing but the head, and decoded images in
+    `crops`, for every network that is shown them at this size. Raises UserError where the head is not linear.
+    """
     network = replace_head(network, task.classes, seed)
+    if recipe.adapt_bn:
+        recalibrate(network.module, task.load("train", transforms(network.lineage.preprocessing, train=False)))
     splits: tuple[Split, ...] = ("train", "test") if isinstance(task, Official) else SPLITS
     found = features(network, task, splits, cache, crops, workers, accelerate)
     val = found.setdefault("val", found["test"])

@@ -33,7 +33,8 @@ def recipe_for(protocol: Protocol, task: Task, way: Transfer, given: Recipe) -> 
 
 
 def _for_linear(protocol: Protocol, given: Recipe) -> Recipe:
-    return (given.model_copy(update={"head": "sgd"}) if protocol == "cvpr22" else given).for_linear()
+    own = {"head": "sgd", "adapt_bn": False}
+    return (given.model_copy(update=own) if protocol == "cvpr22" else given).for_linear()
 
 
 def check_linear(protocol: Protocol, given: Recipe, full_too: bool = False, spelt: Callable[[str], str] = str) -> None:
