@@ -73,11 +73,11 @@ def ways(task: Folder, network: Network, scratch: Path, workers: list[int]) -> d
     ready = read(task, network, decoded)
     return {
         "memory": lambda: forward(network, ready),
-        "first": lambda: features(network, task, ["test"], None, afresh(crops)),
-        "second": lambda: features(network, task, ["test"], None, crops),
+        "first": lambda: features(network, task, ["test"], None, afresh(crops), accelerate=False),
+        "second": lambda: features(network, task, ["test"], None, crops, accelerate=False),
         "decode": lambda: dataset(task, "test", preprocessing, afresh(decoded)),
         "read": lambda: read(task, network, decoded),
-    } | {f"loader {n}": partial(features, network, task, ["test"], workers=n) for n in workers}
+    } | {f"loader {n}": partial(features, network, task, ["test"], workers=n, accelerate=False) for n in workers}
 
 
 def measure(named: dict[str, Callable[[], object]], rounds: int, images: int) -> dict[str, list[float]]:
