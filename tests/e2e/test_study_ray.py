@@ -3,9 +3,11 @@
 import contextlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -35,6 +37,8 @@ def cluster(place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Ite
     """A head with three CPUs, started as a user would; its address in RAY_ADDRESS."""
     command = [Path(sys.executable).with_name("ray"), "start", "--head", "--num-cpus=3", "--port=0"]
     command += ["--include-dashboard=false", "--disable-usage-stats"]
+    own = tempfile.mkdtemp(prefix="ray", dir="/tmp")  # short, for the names of sockets; "auto" looks here alone
+    monkeypatch.setenv("RAY_TMPDIR", own)
     environment = surroundings(place) | {"RAY_DISABLE_IMPORT_WARNING": "1", MARK: str(tmp_path)}
     started = subprocess.run(list(map(str, command)), env=environment, capture_output=True, text=True, timeout=180)
     if started.returncode:
@@ -46,6 +50,7 @@ def cluster(place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Ite
     for pid in processes(tmp_path):
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
+    shutil.rmtree(own, ignore_errors=True)
 
 
 def processes(mark: Path) -> dict[int, bytes]:

@@ -63,7 +63,8 @@ def _connected() -> Any:
     try:
         if not ray.is_initialized():
             _knock(address)
-            ray.init(log_to_driver=False, configure_logging=False)
+            # Without RAY_ADDRESS Ray would look for a cluster here first, and wait for one that has died.
+            ray.init(None if address else "local", log_to_driver=False, configure_logging=False)
     except (ConnectionError, OSError, RuntimeError, ValueError) as error:
         raise UserError(f"no Ray cluster at {address or 'hand'} ({error}); start one, or mend RAY_ADDRESS") from None
     return ray
