@@ -418,9 +418,11 @@ def begun(place: Path, tmp_path: Path) -> Iterator[Callable[..., subprocess.Pope
 
     def start(*arguments: object, study: str = "study.yaml") -> subprocess.Popen[bytes]:
         command = [sys.executable, "-m", "budwood", "study", "run", tmp_path / study, *arguments]
-        children.append(
-            subprocess.Popen(list(map(str, command)), cwd=tmp_path, env=surroundings(place), start_new_session=True)
-        )
+        child = subprocess.Popen(
+            list(map(str, command)), cwd=tmp_path, env=surroundings(place), start_new_session=True,
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell has it ignored in its background
+        )  # fmt: skip
+        children.append(child)
         return children[-1]
 
     yield start
