@@ -18,17 +18,15 @@ Weights are random, which changes nothing of the times. Threads are PyTorch's: s
 """
 
 import argparse
-import csv
 import shutil
-import statistics
 import tempfile
-import time
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 import torch
+from rounds import append, measure, spread, thinned
 from torch import Tensor
 
 from budwood.bench.environment import environment
@@ -80,18 +78,6 @@ def ways(task: Folder, network: Network, scratch: Path, workers: list[int]) -> d
     } | {f"loader {n}": partial(features, network, task, ["test"], workers=n, accelerate=False) for n in workers}
 
 
-def measure(named: dict[str, Callable[[], object]], rounds: int, images: int) -> dict[str, list[float]]:
-    """ms per image of each way and round, after one round that does not count."""
-    taken: dict[str, list[float]] = {name: [] for name in named}
-    for turn in range(rounds + 1):
-        for name, way in named.items():
-            start = time.perf_counter()
-            way()
-            if turn:
-                taken[name].append((time.perf_counter() - start) / images * 1000)
-    return taken
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
@@ -105,38 +91,22 @@ def main() -> None:
     options = parser.parse_args()
     module.BATCH = options.batch
     task = Folder(options.folder)
-    samples = task.samples["test"]
-    task.samples["test"] = samples[:: max(1, len(samples) // options.images)][: options.images]
+    task.samples["test"] = thinned(task.samples["test"], options.images)
     images = len(task.samples["test"])
     print("; ".join(f"{name}: {value}" for name, value in environment().items()))
     for model in options.model:
         network = opened(model, options.size)
         size = network.lineage.preprocessing.size
         with tempfile.TemporaryDirectory(dir=options.csv.parent if options.csv else None) as scratch:
-            taken = measure(ways(task, network, Path(scratch), options.workers), options.rounds, images)
+            seconds = measure(ways(task, network, Path(scratch), options.workers), options.rounds, warm=1)
+        taken = {name: [value / images * 1000 for value in values] for name, values in seconds.items()}
         print(f"\n{model}, {images} images at {size} px, {options.batch} a pass, {options.rounds} rounds")
         for name, values in taken.items():
             ratios = [value / base for value, base in zip(values, taken["memory"], strict=True)]
-            print(f"  {name:<9} {_spread(values, 2)} ms an image    {_spread(ratios, 3)} of memory")
+            print(f"  {name:<9} {spread(values, 2)} ms an image    {spread(ratios, 3)} of memory")
         if options.csv is not None:
-            _append(options.csv, model, size, images, taken)
-
-
-def _spread(values: list[float], digits: int) -> str:
-    middle, low, high = (f"{value:.{digits}f}" for value in (statistics.median(values), min(values), max(values)))
-    return f"{middle:>7} ({low} to {high})"
-
-
-def _append(path: Path, model: str, size: int, images: int, taken: dict[str, list[float]]) -> None:
-    with path.open("a", newline="") as file:
-        writer = csv.writer(file)
-        if file.tell() == 0:
-            writer.writerow(["model", "size", "batch", "images", "threads", "way", "round", "ms_per_image"])
-        for name, values in taken.items():
-            for turn, value in enumerate(values):
-                writer.writerow(
-                    [model, size, module.BATCH, images, torch.get_num_threads(), name, turn, f"{value:.4f}"]
-                )
+            facts = {"model": model, "size": size, "batch": module.BATCH, "images": images}
+            append(options.csv, facts | {"threads": torch.get_num_threads()}, "ms_per_image", taken)
 
 
 if __name__ == "__main__":

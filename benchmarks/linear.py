@@ -14,9 +14,7 @@ ratio to `pytorch` of the same round. Threads are PyTorch's: set OMP_NUM_THREADS
 """
 
 import argparse
-import csv
 import shutil
-import statistics
 import tempfile
 import time
 from collections.abc import Callable
@@ -26,6 +24,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from rounds import append, measure, spread, thinned
 from torch import Tensor
 
 from budwood.bench.environment import environment
@@ -93,8 +92,7 @@ def main() -> None:
     options = parser.parse_args()
     task, network = Folder(options.folder), opened(options.model, options.sparsity)
     for split, most in {"train": options.images, "val": options.images // 5, "test": options.images // 5}.items():
-        samples = task.samples[split]
-        task.samples[split] = samples[:: max(1, len(samples) // most)][:most]
+        task.samples[split] = thinned(task.samples[split], most)
     print("; ".join(f"{name}: {value}" for name, value in environment().items()))
     print(f"{options.model}, {options.sparsity:.0%} zeros; images: {task.sizes}; {options.rounds} rounds")
     with tempfile.TemporaryDirectory() as scratch:
@@ -108,36 +106,11 @@ def main() -> None:
     for name, values in taken.items():
         base = taken[name.split()[0] + " pytorch"]
         ratios = [b / value for value, b in zip(values, base, strict=True)]
-        print(f"  {name:<21} {_spread(values)} s    {_spread(ratios)} times as fast as PyTorch")
+        print(f"  {name:<21} {spread(values, 2)} s    {spread(ratios, 2)} times as fast as PyTorch")
     print(f"  of a transfer the head takes {head:.2f} s")
     if options.csv is not None:
-        _append(options.csv, options.model, options.sparsity, len(task.samples["train"]), taken)
-
-
-def measure(named: dict[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
-    """Seconds of each way and round."""
-    taken: dict[str, list[float]] = {name: [] for name in named}
-    for _ in range(rounds):
-        for name, way in named.items():
-            start = time.perf_counter()
-            way()
-            taken[name].append(time.perf_counter() - start)
-    return taken
-
-
-def _spread(values: list[float]) -> str:
-    middle, low, high = (f"{value:.2f}" for value in (statistics.median(values), min(values), max(values)))
-    return f"{middle:>7} ({low} to {high})"
-
-
-def _append(path: Path, model: str, sparsity: float, images: int, taken: dict[str, list[float]]) -> None:
-    with path.open("a", newline="") as file:
-        writer = csv.writer(file)
-        if file.tell() == 0:
-            writer.writerow(["model", "sparsity", "images", "threads", "way", "round", "seconds"])
-        for name, values in taken.items():
-            for turn, value in enumerate(values):
-                writer.writerow([model, sparsity, images, torch.get_num_threads(), name, turn, f"{value:.3f}"])
+        facts = {"model": options.model, "sparsity": options.sparsity, "images": len(task.samples["train"])}
+        append(options.csv, facts | {"threads": torch.get_num_threads()}, "seconds", taken)
 
 
 if __name__ == "__main__":
