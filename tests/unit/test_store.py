@@ -4,6 +4,7 @@ import json
 import multiprocessing
 import sqlite3
 import tempfile
+from multiprocessing.synchronize import Barrier
 from pathlib import Path
 
 import pytest
@@ -119,6 +120,25 @@ def test_many_processes_write_at_once(tmp_path: Path) -> None:
         writer.join()
         assert writer.exitcode == 0
     assert Store(tmp_path).statuses() == {spec(seed).run_id: "done" for seed in range(160)}
+
+
+def open_together(root: str, together: Barrier) -> None:
+    for k in range(60):
+        together.wait(60)
+        for _ in range(3):
+            Store(Path(root) / str(k)).record([])
+
+
+def test_new_stores_that_many_processes_open_at_once(tmp_path: Path) -> None:
+    context = multiprocessing.get_context("spawn")
+    together = context.Barrier(6)
+    openers = [context.Process(target=open_together, args=(str(tmp_path), together)) for _ in range(6)]
+    for opener in openers:
+        opener.start()
+    for opener in openers:
+        opener.join()
+        assert opener.exitcode == 0
+    assert {path.name for path in (tmp_path / "0").iterdir()} == {FILE}
 
 
 def plan_often(root: str, study: str) -> None:

@@ -58,13 +58,20 @@ def locked(path: Path, wait: bool = False) -> Iterator[None]:
                 raise UserError(
                     f"another process is at work in {path.parent}; wait for it, or name another folder with --out"
                 ) from None
-            if path.exists() and os.path.samestat(os.fstat(file.fileno()), path.stat()):
+            if _is(file, path):
                 try:
                     yield
                 finally:
                     path.unlink(missing_ok=True)
                 return
             # Another process has held this very file until now, and removed it.
+
+
+def _is(file: IO[str], path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(file.fileno()), path.stat())
+    except FileNotFoundError:
+        return False
 
 
 def _opened(path: Path) -> IO[str]:

@@ -17,7 +17,7 @@ from urllib.parse import quote
 from pydantic import ValidationError
 
 from ..core.errors import UserError
-from ..core.files import canonical_json, digest_of
+from ..core.files import canonical_json, digest_of, locked
 from ..core.result import Layer, Result
 from ..core.spec import RunSpec
 
@@ -57,7 +57,8 @@ class Store:
         root.mkdir(parents=True, exist_ok=True)
         with self._open() as db:
             if _version(db) == 0:
-                _make_tables(db)
+                with locked(root / f".{FILE}.lock", wait=True):  # SQLite does not wait where a file becomes WAL
+                    _make_tables(db)
             if (version := _version(db)) != VERSION:
                 raise UserError(
                     f"{self.path} has version {version}, this Budwood reads {VERSION}; delete it: `budwood study run` "
