@@ -2,7 +2,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: install test sanitize demo lint docs wheel clean
+.PHONY: install test sanitize demo bench-training lint docs wheel clean
 
 install: $(STAMP)
 
@@ -22,6 +22,10 @@ sanitize:
 
 demo: install
 	$(BIN)/budwood transfer elpv --model packaged:tf_efficientnet_lite0 --prune gmp --sparsity 0.5 0.8 --mode linear full --size 128 --epochs 2 --out runs/demo
+
+# Whole training steps at a fixed mask, against dense PyTorch.
+bench-training: install
+	$(BIN)/python benchmarks/training.py
 
 lint: install
 	$(BIN)/ruff check .

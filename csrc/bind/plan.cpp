@@ -22,6 +22,25 @@ bool fits(const Program& p, int64_t floats, int64_t image, int64_t channel, int6
   return __int128(p.groups()) * images * image <= floats && __int128(map.channels) * channel <= image;
 }
 
+// A plan's arena in Python's hands; the plan lives as long, and gets it back in the end.
+class TakenArena {
+ public:
+  explicit TakenArena(nanobind::handle plan)
+      : plan_(nanobind::borrow(plan)), arena_(nanobind::cast<Program&>(plan).plan().take_arena()) {}
+  ~TakenArena() { nanobind::cast<Program&>(plan_).plan().keep_arena(std::move(arena_)); }
+  TakenArena(const TakenArena&) = delete;
+  TakenArena& operator=(const TakenArena&) = delete;
+
+  const Plan::Arena& of(nanobind::handle plan) const {
+    if (!plan_.is(plan)) refuse("the arena is of another plan");
+    return *arena_;
+  }
+
+ private:
+  nanobind::object plan_;
+  std::unique_ptr<Plan::Arena> arena_;
+};
+
 void add_steps(nanobind::class_<Program>& plan) {
   using nanobind::arg;
   plan.def("sparse_conv",
@@ -59,8 +78,7 @@ void add_steps(nanobind::class_<Program>& plan) {
            [](Program& p, int64_t number, int64_t image, int64_t channel, int64_t images, const Numbers& to,
               const Input& moves, const Input& row, const Input& index, float fill) {
              const Map map = map_of(to);
-             require(number >= 0 && number < int64_t(p.in_floats.size()), "no such input");
-             require(fits(p, p.in_floats[number], image, channel, images, map), "an input is smaller than its map");
+             require(fits(p, p.reads(number), image, channel, images, map), "an input is smaller than its map");
              // A gather may name any image of its group.
              p.plan().add(std::make_unique<RepackStep>(Outside{number, image, channel}, images, map, moves_of(moves),
                                                        copy<int64_t>(row, "row", "int64"),
@@ -72,9 +90,7 @@ void add_steps(nanobind::class_<Program>& plan) {
   plan.def("input_vector",
            [](Program& p, int64_t number, const Numbers& out, int64_t images) {
              const Map map = with_images(map_of(out), images);
-             require(number >= 0 && number < int64_t(p.in_floats.size()) &&
-                         fits(p, p.in_floats[number], map.channels, 1, images, map),
-                     "an input is smaller than its map");
+             require(fits(p, p.reads(number), map.channels, 1, images, map), "an input is smaller than its map");
              require(map.width == 1 && map.lanes == 1 && map.channel == 1, "a plain vector is needed");
              p.plan().add(std::make_unique<VectorInputStep>(number, map, p.floats()));
            },
@@ -89,8 +105,7 @@ void add_steps(nanobind::class_<Program>& plan) {
            [](Program& p, const Numbers& from, int64_t number, int64_t image, int64_t channel, int64_t images,
               const Input& at) {
              const Map map = map_of(from);
-             require(number >= 0 && number < int64_t(p.out_floats.size()), "no such output");
-             require(fits(p, p.out_floats[number], image, channel, images, map) && int64_t(at.size()) <= images * channel,
+             require(fits(p, p.writes(number), image, channel, images, map) && int64_t(at.size()) <= images * channel,
                      "an output is smaller than its map");
              p.plan().add(std::make_unique<OutputStep>(map, Outside{number, image, channel}, images,
                                                        copy<int64_t>(at, "at", "int64"), p.floats()));
@@ -128,9 +143,20 @@ void add_plan(nanobind::module_& module) {
            },
            arg("turns"));
   plan.def_prop_ro("arena_floats", &Program::floats);
+  nanobind::class_<TakenArena>(module, "Arena");
+  plan.def("take", [](nanobind::handle_t<Program> p) { return new TakenArena(p); });
+  plan.def("run_turns",
+           [](nanobind::handle_t<Program> p, const TakenArena& arena, int64_t first, int64_t last,
+              const std::vector<std::optional<Input>>& inputs, const std::vector<std::optional<Output>>& outputs,
+              int threads, bool timed) {
+             return nanobind::cast<Program&>(p).run_turns(arena.of(p), first, last, inputs, outputs, threads, timed);
+           },
+           arg("arena"), arg("first"), arg("last"), arg("inputs"), arg("outputs"), arg("threads"), arg("timed"));
   plan.def("run", &Program::run, arg("inputs"), arg("outputs"), arg("threads"), arg("timed"));
   add_steps(plan);
   add_more_steps(plan);
+  add_training_conv(plan);
+  add_training_maps(plan);
 }
 
 }  // namespace budwood::bind

@@ -8,8 +8,10 @@
 
 #include <array>
 #include <optional>
+#include <set>
 #include <span>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "bind/arrays.hpp"
@@ -68,20 +70,49 @@ class Program {
     std::vector<const float*> in;
     std::vector<float*> out;
     if (inputs.size() != in_floats.size() || outputs.size() != out_floats.size()) refuse("wrong number of inputs or outputs");
-    for (size_t i = 0; i < inputs.size(); ++i) {
-      if (inputs[i].dtype() != nanobind::dtype<float>() || !c_contiguous(inputs[i]) || static_cast<int64_t>(inputs[i].size()) != in_floats[i])
-        refuse("input " + std::to_string(i) + " must be C-contiguous float32 of " + std::to_string(in_floats[i]) + " numbers");
-      in.push_back(pointer<float>(inputs[i]));
-    }
-    for (size_t i = 0; i < outputs.size(); ++i) {
-      if (outputs[i].dtype() != nanobind::dtype<float>() || !c_contiguous(outputs[i]) || static_cast<int64_t>(outputs[i].size()) != out_floats[i])
-        refuse("output " + std::to_string(i) + " must be C-contiguous float32 of " + std::to_string(out_floats[i]) + " numbers");
-      out.push_back(pointer<float>(outputs[i]));
-    }
+    for (size_t i = 0; i < inputs.size(); ++i) in.push_back(numbers<const float>(inputs[i], "input ", i, in_floats[i]));
+    for (size_t i = 0; i < outputs.size(); ++i) out.push_back(numbers<float>(outputs[i], "output ", i, out_floats[i]));
     std::vector<double> seconds(timed ? plan_.steps() : 0, 0.0);
     nanobind::gil_scoped_release unlocked;
     plan_.run(in.data(), out.data(), threads, timed ? seconds.data() : nullptr);
     return seconds;
+  }
+
+  // Turns [first, last) of the order, in an arena that was taken. What none of them uses may be left out.
+  std::vector<double> run_turns(const Plan::Arena& arena, int64_t first, int64_t last,
+                                const std::vector<std::optional<Input>>& inputs,
+                                const std::vector<std::optional<Output>>& outputs, int threads, bool timed) {
+    if (first < 0 || first > last || last > static_cast<int64_t>(plan_.turns().size())) refuse("no such turns");
+    if (inputs.size() != in_floats.size() || outputs.size() != out_floats.size()) refuse("wrong number of inputs or outputs");
+    std::vector<const float*> in(inputs.size(), nullptr);
+    std::vector<float*> out(outputs.size(), nullptr);
+    for (size_t i = 0; i < inputs.size(); ++i)
+      if (inputs[i]) in[i] = numbers<const float>(*inputs[i], "input ", i, in_floats[i]);
+    for (size_t i = 0; i < outputs.size(); ++i)
+      if (outputs[i]) out[i] = numbers<float>(*outputs[i], "output ", i, out_floats[i]);
+    for (int64_t turn = first; turn < last; ++turn) {
+      const int64_t segment = plan_.turns()[turn].segment;
+      for (const auto& [of, number] : reads_)
+        if (of == segment && !in[number]) refuse("input " + std::to_string(number) + " is used by these turns");
+      for (const auto& [of, number] : writes_)
+        if (of == segment && !out[number]) refuse("output " + std::to_string(number) + " is used by these turns");
+    }
+    std::vector<double> seconds(timed ? plan_.steps() : 0, 0.0);
+    nanobind::gil_scoped_release unlocked;
+    plan_.run_turns(arena, first, last, in.data(), out.data(), threads, timed ? seconds.data() : nullptr);
+    return seconds;
+  }
+
+  // The floats of an input (output) that a step of the segment begun last uses.
+  int64_t reads(int64_t number) {
+    require(number >= 0 && number < static_cast<int64_t>(in_floats.size()), "no such input");
+    reads_.emplace(plan_.segments() - 1, number);
+    return in_floats[number];
+  }
+  int64_t writes(int64_t number) {
+    require(number >= 0 && number < static_cast<int64_t>(out_floats.size()), "no such output");
+    writes_.emplace(plan_.segments() - 1, number);
+    return out_floats[number];
   }
 
   std::vector<int64_t> in_floats, out_floats;
@@ -92,10 +123,20 @@ class Program {
     if (!set) refuse("no instruction set '" + isa + "' here");
     return set->kernels;
   }
+  template <class T>
+  static T* numbers(const auto& array, const char* what, size_t number, int64_t floats) {
+    if (array.dtype() != nanobind::dtype<float>() || !c_contiguous(array) || static_cast<int64_t>(array.size()) != floats)
+      refuse(what + std::to_string(number) + " must be C-contiguous float32 of " + std::to_string(floats) + " numbers");
+    return static_cast<T*>(array.data());
+  }
+
   Plan plan_;
+  std::set<std::pair<int64_t, int64_t>> reads_, writes_;  // segment and number of the caller's arrays that it uses
 };
 
 // The steps that are not in bind/plan.cpp.
 void add_more_steps(nanobind::class_<Program>& plan);
+void add_training_conv(nanobind::class_<Program>& plan);
+void add_training_maps(nanobind::class_<Program>& plan);
 
 }  // namespace budwood::bind

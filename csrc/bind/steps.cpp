@@ -69,7 +69,7 @@ void depthwise(Program& p, const Numbers& source, const Input& moves, const Inpu
   p.plan().add(std::make_unique<DepthwiseStep>(
       plane_of(p, source, moves, index, fill, groups_of_source, scratch), origin, row, map_of(out),
       residual ? map_of(*residual) : Map{}, integers(taps, "taps"),
-      std::span<const float>(pointer<float>(weights), weights.size()), floats(bias, "bias"),
+      std::span<const float>(pointer<float>(weights), weights.size()), -1, floats(bias, "bias"),
       activation_of(activation, numbers), p.floats(), p.lanes()));
 }
 
@@ -129,9 +129,8 @@ void flatten(Program& p, const Numbers& source, const Numbers& out, int64_t imag
 // The images of an input are shared out evenly among the groups of the segment.
 void input_vector(Program& p, int64_t number, const Numbers& out) {
   const Map map = map_of(out);
-  require(number >= 0 && number < static_cast<int64_t>(p.in_floats.size()), "no such input");
   require(map.channels >= 1, "a map's sizes must be 1 or more");
-  const int64_t floats = p.in_floats[number], groups = p.plan().groups();
+  const int64_t floats = p.reads(number), groups = p.plan().groups();
   p.plan().add(std::make_unique<InputVectorStep>(number, map, floats / map.channels / groups, groups, floats, p.floats()));
 }
 

@@ -1,6 +1,8 @@
 #pragma once
 
 #include "kernels/activation.hpp"
+#include "kernels/batch_norm/batch_norm.hpp"
+#include "kernels/conv_gradient/conv_gradient.hpp"
 #include "kernels/dense_conv/dense_conv.hpp"
 #include "kernels/elementwise/elementwise.hpp"
 #include "kernels/global_average/global_average.hpp"
@@ -12,12 +14,14 @@
 #include "kernels/sparse_conv/sparse_conv.hpp"
 #include "kernels/sparse_linear/sparse_linear.hpp"
 #include "kernels/stencil/stencil.hpp"
+#include "kernels/window_gradient/window_gradient.hpp"
 
 // The kernel table: one line a kernel. The argument type is the kernel's name in another case.
 #define BUDWOOD_KERNELS(X)              \
   X(repack, Repack)                     \
   X(sparse_conv, SparseConv)            \
   X(dense_conv, DenseConv)              \
+  X(conv_gradient, ConvGradient)        \
   X(stencil, Stencil) \
   X(pool, Pool)                         \
   X(global_average, GlobalAverage)      \
@@ -27,7 +31,15 @@
   X(layer_norm_vector, LayerNormVector) \
   X(softmax, Softmax)                   \
   X(elementwise, Elementwise)           \
-  X(activate, Activate)
+  X(activate, Activate)                 \
+  X(batch_sums, BatchSums)              \
+  X(batch_norm, BatchNorm)              \
+  X(batch_norm_sums, BatchNormSums)     \
+  X(batch_norm_back, BatchNormBack)     \
+  X(spread, Spread)                     \
+  X(max_pool_gradient, MaxPoolGradient) \
+  X(stencil_gradient, StencilGradient)  \
+  X(put_back, PutBack)
 
 namespace budwood {
 

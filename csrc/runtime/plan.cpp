@@ -85,21 +85,27 @@ void Plan::keep_arena(std::unique_ptr<Arena> arena) const {
 }
 
 void Plan::run(const float* const* inputs, float* const* outputs, int threads, double* seconds) const {
-  using Clock = std::chrono::steady_clock;
   auto arena = take_arena();
-  const Run run{&kernels_, arena->data, inputs, outputs};
+  run_turns(*arena, 0, static_cast<int64_t>(order_.size()), inputs, outputs, threads, seconds);
+  keep_arena(std::move(arena));
+}
+
+void Plan::run_turns(const Arena& arena, int64_t first, int64_t last, const float* const* inputs,
+                     float* const* outputs, int threads, double* seconds) const {
+  using Clock = std::chrono::steady_clock;
+  const Run run{&kernels_, arena.data, inputs, outputs};
   ThreadPool& pool = ThreadPool::instance();
-  for (const auto& [number, group] : order_) {
+  for (int64_t turn = first; turn < last; ++turn) {
+    const auto& [number, group] = order_[turn];
     const Segment& segment = segments_[number];
     for (size_t s = 0; s < segment.steps.size(); ++s) {
       const Step& step = *segment.steps[s];
       const auto begin = seconds ? Clock::now() : Clock::time_point();
       pool.run(threads, step.items(), step.grain(),
-               [&](int64_t first, int64_t last) { step.run_range(run, group, first, last); });
+               [&, group = group](int64_t from, int64_t to) { step.run_range(run, group, from, to); });
       if (seconds) seconds[segment.first + s] += std::chrono::duration<double>(Clock::now() - begin).count();
     }
   }
-  keep_arena(std::move(arena));
 }
 
 }  // namespace budwood

@@ -83,9 +83,27 @@ class Plan {
   };
   void order(std::vector<Turn> turns);
 
+  struct Arena {
+    explicit Arena(int64_t floats);
+    ~Arena();
+    float* data;
+    size_t bytes;
+  };
+  // An arena for runs that need what runs before them left there; keep_arena gives it back for later ones. Both are
+  // thread-safe.
+  std::unique_ptr<Arena> take_arena() const;
+  void keep_arena(std::unique_ptr<Arena> arena) const;
+
   // Thread-safe: each call takes an arena of its own, kept for later calls. `seconds`, if given, gets the time of
   // each step added up over its groups.
   void run(const float* const* inputs, float* const* outputs, int threads, double* seconds = nullptr) const;
+
+  // The turns from number `first` to `last` - 1 of the order, in an arena that no other call uses meanwhile.
+  void run_turns(const Arena& arena, int64_t first, int64_t last, const float* const* inputs, float* const* outputs,
+                 int threads, double* seconds = nullptr) const;
+
+  const std::vector<Turn>& turns() const { return order_; }
+  int64_t segments() const { return static_cast<int64_t>(segments_.size()); }
 
   const Kernels& kernels() const { return kernels_; }
   int64_t arena_floats() const { return arena_floats_; }
@@ -96,15 +114,6 @@ class Plan {
     int64_t groups, first;  // number of its first step
     std::vector<std::unique_ptr<Step>> steps;
   };
-  struct Arena {
-    explicit Arena(int64_t floats);
-    ~Arena();
-    float* data;
-    size_t bytes;
-  };
-
-  std::unique_ptr<Arena> take_arena() const;
-  void keep_arena(std::unique_ptr<Arena> arena) const;
 
   const Kernels& kernels_;
   int64_t arena_floats_;

@@ -64,4 +64,19 @@ inline Vec power_of_two(Vec n) {
   return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_castps_si256(sum), 23));
 }
 
+// Lane i is the sum of the lanes of vector i; kLanes vectors follow each other. The order of a sum is the same in all.
+//
+// Each level adds halves of two vectors: one permutation, and one blend, which another port does.
+inline Vec lane_sums(const float* vectors) {
+  const auto halves = [&](int i) {
+    const Vec a = load(vectors + i * kLanes), b = load(vectors + (i + 4) * kLanes);
+    return add(_mm256_blend_ps(a, b, 0xF0), _mm256_permute2f128_ps(a, b, 0x21));
+  };
+  const auto pairs = [&](int i) {
+    const Vec a = halves(i), b = halves(i + 2);
+    return add(_mm256_blend_ps(a, b, 0xCC), _mm256_shuffle_ps(a, b, 0x4E));
+  };
+  return _mm256_permute_ps(_mm256_hadd_ps(pairs(0), pairs(1)), 0xD8);
+}
+
 }  // namespace budwood::avx2

@@ -61,4 +61,25 @@ inline Vec power_of_two(Vec n) {
   return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_castps_si512(sum), 23));
 }
 
+// Lane i is the sum of the lanes of vector i; kLanes vectors follow each other. The order of a sum is the same in all.
+//
+// Each level adds halves of two vectors: one permutation, and one blend, which another port does.
+inline Vec lane_sums(const float* vectors) {
+  const __m512i swapped = _mm512_setr_epi32(4, 5, 6, 7, 16, 17, 18, 19, 12, 13, 14, 15, 24, 25, 26, 27);
+  const auto halves = [&](int i) {
+    const Vec a = load(vectors + i * kLanes), b = load(vectors + (i + 8) * kLanes);
+    return add(_mm512_mask_blend_ps(0xFF00, a, b), _mm512_shuffle_f32x4(a, b, 0x4E));
+  };
+  const auto quarters = [&](int i) {
+    const Vec a = halves(i), b = halves(i + 4);
+    return add(_mm512_mask_blend_ps(0xF0F0, a, b), _mm512_permutex2var_ps(a, swapped, b));
+  };
+  const auto pairs = [&](int i) {
+    const Vec a = quarters(i), b = quarters(i + 2);
+    return add(_mm512_mask_blend_ps(0xCCCC, a, b), _mm512_shuffle_ps(a, b, 0x4E));
+  };
+  const Vec a = pairs(0), b = pairs(1);
+  return _mm512_permute_ps(add(_mm512_shuffle_ps(a, b, 0x88), _mm512_shuffle_ps(a, b, 0xDD)), 0xD8);
+}
+
 }  // namespace budwood::avx512

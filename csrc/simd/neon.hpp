@@ -72,4 +72,10 @@ inline Vec power_of_two(Vec n) {
   return vreinterpretq_f32_u32(vshlq_n_u32(vreinterpretq_u32_f32(sum), 23));
 }
 
+// Lane i is the sum of the lanes of vector i; kLanes vectors follow each other. The order of a sum is the same in all.
+inline Vec lane_sums(const float* vectors) {
+  const Vec low = vpaddq_f32(load(vectors), load(vectors + 4)), high = vpaddq_f32(load(vectors + 8), load(vectors + 12));
+  return vpaddq_f32(low, high);
+}
+
 }  // namespace budwood::neon

@@ -120,4 +120,11 @@ inline Vec power_of_two(Vec n) {
   return n;
 }
 
+// Lane i is the sum of the lanes of vector i; kLanes vectors follow each other. The order of a sum is the same in all.
+inline Vec lane_sums(const float* vectors) {
+  Vec sum;
+  for (int i = 0; i < kLanes; ++i, vectors += kLanes) sum.lane[i] = (vectors[0] + vectors[1]) + (vectors[2] + vectors[3]);
+  return sum;
+}
+
 }  // namespace budwood::plain

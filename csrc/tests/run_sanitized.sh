@@ -25,5 +25,5 @@ sanitized() {
   for test in "$@"; do run_test "$test" -pthread; done
 }
 
-sanitized address,undefined kernels_test plan_test
-sanitized thread plan_test
+sanitized address,undefined kernels_test plan_test training_conv_test training_maps_test
+sanitized thread plan_test training_conv_test

@@ -19,6 +19,7 @@ _FACE = {
     "Recipe": "core.spec",
     "Task": "core.task",
     "UserError": "core.errors",
+    "accelerate": "engine.training.module",
     "compile": "compiling",
     "load_program": "engine.saved",
     "Network": "models.network",

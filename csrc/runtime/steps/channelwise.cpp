@@ -9,7 +9,19 @@
 namespace budwood {
 namespace {
 
-// Grows to what the largest plane needs and is then kept: no allocation in the steady state.
+constexpr int64_t kMostItems = 32;
+
+int64_t items_of(const Map& out) { return std::clamp<int64_t>(out.channels / 4, 1, kMostItems); }
+
+std::vector<int64_t> places(int64_t row, const Map& plane) {
+  std::vector<int64_t> at;
+  for (int64_t y = 0; y < plane.height; ++y)
+    for (int64_t x = 0; x < plane.width; ++x) at.push_back(y * row + x * plane.lanes);
+  return at;
+}
+
+}  // namespace
+
 float* scratch_of_this_thread(int64_t floats) {
   struct Memory {
     float* data = nullptr;
@@ -26,11 +38,6 @@ float* scratch_of_this_thread(int64_t floats) {
   return memory.data;
 }
 
-constexpr int64_t kMostItems = 32;
-
-int64_t items_of(const Map& out) { return std::clamp<int64_t>(out.channels / 4, 1, kMostItems); }
-
-// Refuses taps that leave the scratch memory around any output pixel's place.
 void check_taps(const std::vector<int64_t>& taps, int64_t origin, int64_t row, const Map& out, int64_t scratch) {
   require(!taps.empty() && row >= 0 && origin >= 0, "a window needs taps");
   const auto [low, high] = std::minmax_element(taps.begin(), taps.end());
@@ -38,15 +45,6 @@ void check_taps(const std::vector<int64_t>& taps, int64_t origin, int64_t row, c
   require(origin + *low >= 0 && __int128(origin) + *high + __int128(out.height - 1) * row + out.width * out.lanes <= scratch,
           "a tap lies outside the scratch memory");
 }
-
-std::vector<int64_t> places(int64_t row, const Map& plane) {
-  std::vector<int64_t> at;
-  for (int64_t y = 0; y < plane.height; ++y)
-    for (int64_t x = 0; x < plane.width; ++x) at.push_back(y * row + x * plane.lanes);
-  return at;
-}
-
-}  // namespace
 
 LocalPlane::LocalPlane(Map from, std::vector<Move> moves, std::vector<int32_t> index, float fill,
                        int64_t groups_of_source, int64_t scratch, int64_t arena_floats, int64_t lanes)
@@ -70,11 +68,11 @@ const float* LocalPlane::bring(const Run& run, int64_t group, int64_t c) const {
 }
 
 DepthwiseStep::DepthwiseStep(LocalPlane plane, int64_t origin, int64_t row, Map out, Map residual,
-                             const std::vector<int64_t>& taps, std::span<const float> weights, std::vector<float> bias,
-                             Activation activation, int64_t arena_floats, int64_t lanes)
+                             const std::vector<int64_t>& taps, std::span<const float> weights, int64_t weights_at,
+                             std::vector<float> bias, Activation activation, int64_t arena_floats, int64_t lanes)
     : plane_(std::move(plane)), origin_(origin), row_(row), out_(out), residual_(residual),
-      taps_(static_cast<int64_t>(taps.size())), weights_(weights.begin(), weights.end()), bias_(std::move(bias)),
-      activation_(activation) {
+      taps_(static_cast<int64_t>(taps.size())), weights_at_(weights_at),
+      weights_(weights.begin(), weights.end()), bias_(std::move(bias)), activation_(activation) {
   check_map(out_, arena_floats);
   require(out_.lanes == lanes, "a map must have the lanes of the instruction set");
   check_size(out_, arena_floats);
@@ -86,7 +84,10 @@ DepthwiseStep::DepthwiseStep(LocalPlane plane, int64_t origin, int64_t row, Map 
     check_holds(residual_, out_, out_.channels, "the residual is smaller than the output");
   }
   require(static_cast<int64_t>(bias_.size()) == out_.channels, "a bias is needed for every output channel");
-  require(static_cast<int64_t>(weights_.size()) == out_.channels * taps_, "the weights are not [channels][taps]");
+  if (weights_at_ >= 0)
+    require(__int128(out_.channels) * taps_ <= arena_floats - weights_at_, "the weights reach outside the arena");
+  else
+    require(static_cast<int64_t>(weights_.size()) == out_.channels * taps_, "the weights are not [channels][taps]");
   for (size_t t = 0; t < taps.size(); ++t) {
     if (!runs_.empty() && runs_.back().taps < kTapRun && taps[t] == taps[t - 1] + lanes) ++runs_.back().taps;
     else runs_.push_back({taps[t], 1});
@@ -97,13 +98,14 @@ int64_t DepthwiseStep::items() const { return items_of(out_); }
 
 void DepthwiseStep::run(const Run& run, int64_t group, int64_t item) const {
   const Bounds bounds = bounds_of(activation_);
+  const float* weights = weights_at_ >= 0 ? run.arena + weights_at_ : weights_.data();
   const float* plane = nullptr;
   for (int64_t c = part(out_.channels, items(), item), end = part(out_.channels, items(), item + 1); c < end; ++c) {
     if (!plane || c % multiplier_ == 0) plane = plane_.bring(run, group, c / multiplier_);
     float* out = out_.at(run.arena, group, 0, c, 0);
     const float* residual = residual_.groups > 0 ? residual_.at(run.arena, group, 0, c, 0) : nullptr;
     run.kernels->stencil({plane + origin_, out, residual, row_, out_.row, residual_.row, out_.height, out_.width,
-                          runs_.data(), static_cast<int64_t>(runs_.size()), weights_.data() + c * taps_, bias_[c],
+                          runs_.data(), static_cast<int64_t>(runs_.size()), weights + c * taps_, bias_[c],
                           bounds.low, bounds.high});
     if (!bounds.all)
       run.kernels->activate({out, out_.row, out_.height, out_.width * out_.lanes, activation_});

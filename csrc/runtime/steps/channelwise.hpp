@@ -8,6 +8,12 @@
 
 namespace budwood {
 
+// Grows to what the largest plane needs and is then kept: no allocation in the steady state.
+float* scratch_of_this_thread(int64_t floats);
+
+// Refuses taps that leave the scratch memory around any output pixel's place.
+void check_taps(const std::vector<int64_t>& taps, int64_t origin, int64_t row, const Map& out, int64_t scratch);
+
 // The plane of one channel as a windowed operator wants it, laid out anew in a thread's own scratch memory, where it
 // stays in the first-level cache: borders filled, a plane for each phase of a stride. See kernels/repack.
 class LocalPlane {
@@ -19,6 +25,7 @@ class LocalPlane {
   const float* bring(const Run& run, int64_t group, int64_t c) const;
   int64_t scratch() const { return scratch_; }
   int64_t channels() const { return from_.channels; }
+  int64_t groups() const { return from_.groups; }
 
  private:
   Map from_;
@@ -32,10 +39,11 @@ class LocalPlane {
 class DepthwiseStep : public Step {
  public:
   // taps: floats from the place of an output pixel (y 0, x 0: `origin` in the scratch) to each tap; `row` floats from
-  // one output row's place to the next. weights [C_out][taps].
+  // one output row's place to the next. weights [C_out][taps], or in the arena at weights_at if
+  // that is not negative.
   DepthwiseStep(LocalPlane plane, int64_t origin, int64_t row, Map out, Map residual, const std::vector<int64_t>& taps,
-                std::span<const float> weights, std::vector<float> bias, Activation activation, int64_t arena_floats,
-                int64_t lanes);
+                std::span<const float> weights, int64_t weights_at, std::vector<float> bias, Activation activation,
+                int64_t arena_floats, int64_t lanes);
   int64_t items() const override;
   void run(const Run& run, int64_t group, int64_t item) const override;
 
@@ -43,7 +51,7 @@ class DepthwiseStep : public Step {
   LocalPlane plane_;
   int64_t origin_, row_;
   Map out_, residual_;
-  int64_t taps_, multiplier_;
+  int64_t taps_, multiplier_, weights_at_;
   std::vector<TapRun> runs_;
   std::vector<float> weights_, bias_;
   Activation activation_;

@@ -11,6 +11,9 @@ Floats = Sequence[float]
 def instruction_sets() -> list[str]: ...
 def lanes(isa: str) -> int: ...
 
+class Arena:
+    """Memory of one plan, given back to it when this dies."""
+
 class Plan:
     """Each method adds a step to the segment begun last; ValueError where it would reach outside the arena.
 
@@ -30,6 +33,177 @@ class Plan:
         threads: int,
         timed: bool,
     ) -> list[float]: ...
+    def take(self) -> Arena: ...
+    def run_turns(
+        self,
+        arena: Arena,
+        first: int,
+        last: int,
+        inputs: Sequence[NDArray[float32] | None],
+        outputs: Sequence[NDArray[float32] | None],
+        threads: int,
+        timed: bool,
+    ) -> list[float]:
+        """Turns first to last - 1 of the order, in an arena that no other call uses meanwhile.
+
+        None: an array that no step of these turns' segments uses.
+        """
+    def batch_statistics(
+        self,
+        source: Numbers,
+        mask: NDArray[float32],
+        count: int,
+        mean_at: int,
+        var_at: int,
+    ) -> None:
+        """Mean and biased variance of each channel over all images, to the arena."""
+    def batch_norm(
+        self,
+        source: Numbers,
+        out: Numbers,
+        residual: Numbers | None,
+        mask: NDArray[float32],
+        mean_at: int,
+        var_at: int,
+        weight: int,
+        bias: int,
+        eps: float,
+        low: float,
+        high: float,
+    ) -> None:
+        """weight and bias are inputs; low and high clamp the sum with the residual."""
+    def batch_norm_gradient(
+        self,
+        source: Numbers,
+        out: Numbers,
+        gradient: Numbers,
+        to: Numbers,
+        residual_to: Numbers | None,
+        mask: NDArray[float32],
+        count: int,
+        mean_at: int,
+        var_at: int,
+        weight: int,
+        eps: float,
+        low: float,
+        high: float,
+        weight_out: int,
+        bias_out: int,
+        frozen: bool,
+    ) -> None:
+        """From the gradient to `out` those to the source, the residual, and (outputs) weight and bias."""
+    def statistics_out(
+        self,
+        mean_at: int,
+        var_at: int,
+        number: int,
+    ) -> None:
+        """outputs[number] [2, channels]: the two vectors."""
+    def spread(
+        self,
+        source: Numbers,
+        out: Numbers,
+        images: int,
+        mask: NDArray[float32],
+        factor: float,
+    ) -> None:
+        """Every pixel of a channel of an image gets factor * source[image, channel]."""
+    def max_pool_gradient(
+        self,
+        source: Numbers,
+        moves: NDArray[int64],
+        index: NDArray[int32],
+        fill: float,
+        groups_of_source: int,
+        scratch: int,
+        origin: int,
+        row: int,
+        out: Numbers,
+        taps: NDArray[int64],
+        gradient: Numbers,
+        to: Numbers,
+    ) -> None:
+        """The arguments of pool, the gradient to its output, and where that to its source goes."""
+    def depthwise_packed(
+        self,
+        source: Numbers,
+        moves: NDArray[int64],
+        index: NDArray[int32],
+        fill: float,
+        groups_of_source: int,
+        scratch: int,
+        origin: int,
+        row: int,
+        out: Numbers,
+        residual: Numbers | None,
+        taps: NDArray[int64],
+        weights_at: int,
+    ) -> None:
+        """depthwise with its weights [channels, taps] in the arena."""
+    def depthwise_gradient(
+        self,
+        source: Numbers,
+        moves: NDArray[int64],
+        index: NDArray[int32],
+        fill: float,
+        groups_of_source: int,
+        scratch: int,
+        origin: int,
+        row: int,
+        taps: NDArray[int64],
+        gradient: Numbers,
+        to: Numbers | None,
+        weights_at: int,
+        number: int,
+    ) -> None:
+        """The gradients to the weights, outputs[number], and to the source."""
+    def pack(self, number: int, at: int, index: NDArray[int64]) -> None:
+        """arena[at + i] = inputs[number][index[i]], 0 where index[i] is negative."""
+    def sparse_conv_packed(
+        self,
+        operand: Numbers,
+        out: Numbers,
+        residual: Numbers | None,
+        offsets: NDArray[int64],
+        widest: int,
+        blocks: NDArray[int64],
+        by_channels: bool,
+        columns: NDArray[int32],
+        start: NDArray[int64],
+        weights_at: int,
+    ) -> NDArray[int64]:
+        """sparse_conv with its weights at weights_at of the arena; answers the CSR position of each of them there."""
+    def dense_conv_packed(
+        self,
+        operand: Numbers,
+        out: Numbers,
+        residual: Numbers | None,
+        offsets: NDArray[int64],
+        widest: int,
+        blocks: NDArray[int64],
+        by_channels: bool,
+        groups: int,
+        weights_at: int,
+    ) -> NDArray[int64]:
+        """dense_conv with its weights at weights_at of the arena; answers the place in dense_conv's `weights` of each.
+
+        -1: a zero that fills up. With groups 1 there are ceil(channels / 3) * 3 * operands of them.
+        """
+    def conv_gradient(
+        self,
+        operand: Numbers,
+        gradient: Numbers,
+        offsets: NDArray[int64],
+        widest: int,
+        blocks: NDArray[int64],
+        columns: NDArray[int32],
+        start: NDArray[int64],
+        number: int,
+    ) -> None:
+        """outputs[number], a number for each weight in CSR order: the sum of gradient * operand over all groups.
+
+        In a segment of one group. In lanes that hold no pixel the gradient must be zero, and the operand finite.
+        """
     def input(
         self,
         number: int,

@@ -216,7 +216,7 @@ def _group_vectors(context: Context) -> None:
                 together[name] = min(together.get(name, images), images)
 
 
-def _segments(steps: list[Step], images: int) -> list[tuple[int, list[int]]]:
+def in_segments(steps: list[Step], images: int) -> list[tuple[int, list[int]]]:
     """(images at a time, numbers of the steps): maximal runs of steps that work on as many images at a time."""
     found: list[tuple[int, list[int]]] = []
     for number, step in enumerate(steps):
@@ -271,7 +271,7 @@ class Lowered:
 
     def __init__(self, context: Context, isa: str) -> None:
         graph, images = context.graph, context.images
-        segments = _segments(context.steps, images)
+        segments = in_segments(context.steps, images)
         _lives(context.steps, segments)
         floats = arrange(context.storage.buffers)
         sizes = [images * int(np.prod(shape)) for shape in graph.inputs.values()]
@@ -330,11 +330,11 @@ def lower(graph: Graph, images: int, isa: str) -> Lowered:
     for node in graph:
         LOWER[type(node)](context, node)
     for number, name in enumerate(graph.outputs):
-        _deliver(context, name, number)
+        deliver(context, name, number)
     return Lowered(context, isa)
 
 
-def _deliver(context: Context, name: str, number: int) -> None:
+def deliver(context: Context, name: str, number: int) -> None:
     """The step that writes a value to the caller's array."""
     view, shape = context.view(name), context.shape(name)
     layout = view.buffer.layout

@@ -71,7 +71,7 @@ def table(
     out = to_place(*np.meshgrid(y, x, indexing="ij"))
     top, bottom, left, right = window.reach or (halo[0], halo[0], halo[1], halo[1])
     read = ((y >= -top) & (y < to.height + bottom))[:, None] & ((x >= -left) & (x < to.width + right))[None]
-    return _classify(inside, vector, lane, out, read, only_changed)
+    return classify(inside, vector, lane, out, read, only_changed)
 
 
 def together(tables: list[Moves], offsets: list[int]) -> Moves:
@@ -100,9 +100,13 @@ def together(tables: list[Moves], offsets: list[int]) -> Moves:
     )
 
 
-def _classify(
+def classify(
     inside: NDArray[np.bool_], vector: Ints, lane: Ints, out: Ints, read: NDArray[np.bool_], only_changed: bool
 ) -> Moves:
+    """The moves of vectors [rows, columns], lane by lane: whether a pixel is there, and its vector and lane if so.
+
+    `out` [rows, columns] is where a vector goes, `read` whether somebody reads it; see `table` for the rest.
+    """
     lanes = inside.shape[2]
     first = np.take_along_axis(vector, inside.argmax(2)[..., None], 2)[..., 0]
     gathered = bool((lane < 0).any())  # where no pixel is inside, too: there may be no whole vector to read

@@ -53,7 +53,7 @@ def _add(context: Context, node: Conv, source: Operand, out: View, flops: float)
         residual = context.view(node.inputs[1])
         reads.append(residual)
     density = float(np.count_nonzero(node.weight)) / node.weight.size
-    kind = "sparse" if density < DENSE_FROM and _near(source) else "dense"
+    kind = "sparse" if density < DENSE_FROM and near(source) else "dense"
     reason = f"{density:.0%} of the weights left"
     info = StepInfo(node.name, "Conv", kind, reason, context.shape(node.name), 1 - density, flops)
     emit = _sparse if kind == "sparse" else _dense
@@ -61,7 +61,7 @@ def _add(context: Context, node: Conv, source: Operand, out: View, flops: float)
     context.add(info, out, reads, lambda plan: emit(plan, node, source, out, residual, density, by_channels))
 
 
-def _near(source: Operand) -> bool:
+def near(source: Operand) -> bool:
     """Whether the places of a block's operands can be counted in 16 bits; a block may be one channel, or all."""
     offsets = source.offsets()
     assert source.view.buffer.layout is not None
@@ -94,26 +94,27 @@ def _lower_phases(context: Context, node: Conv) -> None:
         _add(context, node, source, PhaseView(view.buffer, number, shape[0], len(sources)), flops)
 
 
-def _common(
-    node: Conv, source: Operand, out: View, residual: View | None, density: float, by_channels: bool
-) -> dict[str, Any]:
+def tiling(source: Operand, out: View, density: float) -> dict[str, Any]:
+    """How a kernel goes over the operands of `out`: their `offsets`, the `widest` tile, the `blocks` of inputs."""
     layout = out.buffer.layout
     assert layout is not None
     widest = DENSE_WIDEST if density >= DENSE_FROM else WIDEST
     tile = -(-layout.width // tiles(layout.width, widest))
     budget = next(lines for least, lines in _LINES if density >= least)
     cut = blocks(source.channels, len(source.taps), source.lines(tile), budget)
+    return {"offsets": np.ascontiguousarray(source.offsets().ravel()), "widest": widest, "blocks": cut}
+
+
+def _common(
+    node: Conv, source: Operand, out: View, residual: View | None, density: float, by_channels: bool
+) -> dict[str, Any]:
     bias = np.zeros(out.channels, np.float32) if node.bias is None else np.ascontiguousarray(node.bias)
-    place = None if residual is None else residual.numbers()
-    offsets = np.ascontiguousarray(source.offsets().ravel())
     kind, numbers = activation_arguments(node.activation)
     return {
         "operand": source.view.numbers(),
         "out": out.numbers(),
-        "residual": place,
-        "offsets": offsets,
-        "widest": widest,
-        "blocks": cut,
+        "residual": None if residual is None else residual.numbers(),
+        **tiling(source, out, density),
         "by_channels": by_channels,
         "activation": kind,
         "numbers": numbers,

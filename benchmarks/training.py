@@ -1,0 +1,193 @@
+#!/usr/bin/env python3
+"""How fast a whole training step is at a fixed mask, against dense PyTorch; what memory it takes.
+
+    python benchmarks/training.py --csv training.csv
+    python benchmarks/training.py --only resnet50@0.9 --rounds 5
+
+A step is forward, loss, backward and SGD with momentum, on random images of 224 px. Masks are random: uniform over the
+convolutions but the stem, for the mobile networks over the 1 x 1 ones only. Ways:
+
+    eager       PyTorch, channels-last
+    compile     torch.compile of that, where it works
+    engine      budwood.accelerate
+
+Rounds go from way to way, so that a change of the machine's speed hits all alike; printed are the median and the least
+to greatest of the seconds, and of how many times as fast as eager each was in the same round. First gradients are
+compared. Memory is the greatest resident size of a process of its own that does three steps, less what it had before.
+Threads are PyTorch's: set OMP_NUM_THREADS.
+"""
+
+import argparse
+import copy
+import csv
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+import budwood
+from budwood.bench.environment import environment
+from budwood.core.registry import sources
+
+WAYS = ("eager", "compile", "engine")
+
+
+@dataclass(frozen=True)
+class Case:
+    model: str  # source:name
+    sparsity: float
+    batch: int
+    only_1x1: bool = False
+
+    @property
+    def name(self) -> str:
+        return f"{self.model.split(':')[1]}@{self.sparsity}"
+
+
+CASES = (
+    Case("torchvision:resnet50", 0.9, 16),
+    Case("torchvision:resnet50", 0.95, 16),
+    Case("torchvision:resnet18", 0.95, 64),
+    Case("timm:mobilenetv1_100", 0.9, 16, only_1x1=True),
+    Case("timm:tf_efficientnet_lite0", 0.9, 16, only_1x1=True),
+)
+
+
+def opened(case: Case) -> nn.Module:
+    source, _, name = case.model.partition(":")
+    torch.manual_seed(0)
+    model: nn.Module = sources.get(source)(name, None, False).module
+    convs = [m for m in model.modules() if isinstance(m, nn.Conv2d)]
+    with torch.no_grad():
+        for conv in convs[1:]:
+            if not case.only_1x1 or conv.kernel_size == (1, 1):
+                conv.weight *= torch.rand_like(conv.weight) >= case.sparsity
+    return model.train()
+
+
+Step = Callable[[], Tensor]
+
+
+def prepared(way: str, model: nn.Module, batch: int) -> Step:
+    """A training step of a copy of the model."""
+    model = copy.deepcopy(model)
+    images, target = torch.randn(batch, 3, 224, 224), torch.arange(batch) * 7 % 1000
+    if way == "engine":
+        model = budwood.accelerate(model)
+    else:
+        model, images = model.to(memory_format=torch.channels_last), images.to(memory_format=torch.channels_last)
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-3, momentum=0.9)
+    called: Callable[[Tensor], Tensor] = torch.compile(model) if way == "compile" else model
+
+    def step() -> Tensor:
+        optimizer.zero_grad()
+        loss = F.cross_entropy(called(images), target)
+        loss.backward()
+        optimizer.step()
+        return loss.detach()
+
+    return step
+
+
+def compared(model: nn.Module, batch: int) -> None:
+    """Refuses to time what gives other gradients."""
+    images, target = torch.randn(batch, 3, 224, 224), torch.arange(batch)
+    found = []
+    for net in (copy.deepcopy(model), budwood.accelerate(copy.deepcopy(model))):
+        F.cross_entropy(net(images), target).backward()
+        last = list(net.parameters())[-2:]
+        found.append(torch.cat([p.grad.flatten() for p in last if p.grad is not None]))
+    torch.testing.assert_close(found[1], found[0], rtol=1e-2, atol=1e-3 * float(found[0].abs().max()))
+
+
+def measure(steps: dict[str, Step], rounds: int) -> dict[str, list[float]]:
+    """Seconds of each way and round, after two steps of each that do not count."""
+    for step in [*steps.values()] * 2:
+        step()
+    taken: dict[str, list[float]] = {way: [] for way in steps}
+    for _ in range(rounds):
+        for way, step in steps.items():
+            start = time.perf_counter()
+            step()
+            taken[way].append(time.perf_counter() - start)
+    return taken
+
+
+def memory(case: Case, way: str) -> float:
+    """MiB that three steps take at the most, in a process of their own; the network before it not counted."""
+    command = [sys.executable, __file__, "--memory-of", case.name, way]
+    return float(subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()[-1])
+
+
+def print_memory(case: Case, way: str) -> None:
+    model = opened(case)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    step = prepared(way, model, case.batch)
+    for _ in range(3):
+        step()
+    print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
+
+
+def report(case: Case, rounds: int, ways: list[str], path: Path | None) -> None:
+    model = opened(case)
+    compared(model, 2)
+    steps = {}
+    for way in ways:
+        try:
+            step = prepared(way, model, case.batch)
+            step()
+            steps[way] = step
+        except Exception as error:
+            print(f"  {way:<8} does not work: {type(error).__name__}: {str(error).splitlines()[0][:80]}")
+    taken = measure(steps, rounds)
+    print(f"{case.name}, batch {case.batch}")
+    for way, values in taken.items():
+        ratios = [base / value for value, base in zip(values, taken[ways[0]], strict=True)]
+        mib = memory(case, way)
+        print(f"  {way:<8} {spread(values)} s   {spread(ratios)} times as fast   {mib:6.0f} MiB", flush=True)
+        if path is not None:
+            _append(path, case, way, values, mib)
+
+
+def spread(values: list[float]) -> str:
+    middle, low, high = (f"{value:.3f}" for value in (statistics.median(values), min(values), max(values)))
+    return f"{middle:>7} ({low} to {high})"
+
+
+def _append(path: Path, case: Case, way: str, values: list[float], mib: float) -> None:
+    with path.open("a", newline="") as file:
+        writer = csv.writer(file)
+        if file.tell() == 0:
+            writer.writerow(["model", "sparsity", "batch", "threads", "way", "round", "seconds", "mib"])
+        for turn, value in enumerate(values):
+            common = [case.model, case.sparsity, case.batch, torch.get_num_threads(), way]
+            writer.writerow([*common, turn, f"{value:.4f}", f"{mib:.0f}"])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", choices=[case.name for case in CASES], nargs="+")
+    parser.add_argument("--ways", choices=WAYS, nargs="+", default=list(WAYS))
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--csv", type=Path)
+    parser.add_argument("--memory-of", nargs=2, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    by_name = {case.name: case for case in CASES}
+    if options.memory_of:
+        return print_memory(by_name[options.memory_of[0]], options.memory_of[1])
+    print("; ".join(f"{name}: {value}" for name, value in environment().items()))
+    for name in options.only or by_name:
+        report(by_name[name], options.rounds, options.ways, options.csv)
+    return None
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,182 @@
+"""The training plan in the making: what both passes share."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .. import _native
+from ..graph import Graph
+from ..layout import Layout
+from ..lower import Context, Emit, Step, StepInfo
+from ..lowering.conv import DENSE_FROM, near, tiling
+from ..lowering.operand import Operand, Taps
+from ..storage import Buffer, View
+from .nodes import Convolve, Ints, Norm, Pattern
+
+GRADIENT = "gradient"
+IDENTITY = (0, (0.01, float("-inf"), float("inf")))
+
+
+@dataclass
+class Pack:
+    """Numbers of an input that are brought to the arena, in the order that `index` has when all steps are added."""
+
+    number: int
+    view: View
+    index: Ints
+    backward: bool
+
+
+@dataclass(frozen=True)
+class Matrix:
+    """A convolution's weights as a kernel sees them: weight entry[i] of the pattern stands in row[i], column[i]."""
+
+    rows: int
+    row: Ints
+    column: Ints
+    entry: Ints
+    density: float
+
+
+@dataclass
+class Training:
+    context: Context
+    modes: dict[str, bool]  # whether each norm takes the batch's statistics
+    inputs: list[tuple[str, str, int]]  # module, what of it, floats
+    outputs: list[tuple[str, str, int]]
+    packs: list[Pack] = field(default_factory=list)
+    operands: dict[str, Operand] = field(default_factory=dict)  # of the convolutions
+    weights: dict[str, View] = field(default_factory=dict)  # of the depthwise ones, as they lie in the arena
+    statistics: dict[str, tuple[View, View]] = field(default_factory=dict)  # mean and variance of the norms
+    forward: int = -1  # steps of the forward pass, once it is whole
+
+    @property
+    def images(self) -> int:
+        return self.context.images
+
+    def input(self, module: str, what: str) -> int:
+        return next(n for n, (m, w, _) in enumerate(self.inputs) if (m, w) == (module, what))
+
+    def output(self, module: str, what: str) -> int:
+        return next(n for n, (m, w, _) in enumerate(self.outputs) if (m, w) == (module, what))
+
+    def vector(self, floats: int) -> View:
+        buffer = Buffer(None, floats, 1)
+        self.context.storage.buffers.append(buffer)
+        return View(buffer, 0, floats)
+
+    def like(self, view: View) -> View:
+        """A map of the same layout and channels; its halo comes with who wants one."""
+        return self.context.storage.new(view.buffer.layout, view.channels)
+
+    def named(self, name: str, like: str, view: View) -> str:
+        """Makes a view known to the lowering's helpers under a name."""
+        self.context.graph.shapes[name] = self.context.shape(like)
+        self.context.storage.views[name] = view
+        return name
+
+    def add(self, info: StepInfo, reads: Sequence[View], writes: Sequence[View], emit: Emit) -> None:
+        """A whole step: it handles all images in one turn."""
+        context = self.context
+        context.filled = [v for v in context.filled if all(v.buffer is not w.buffer for w in writes)]
+        context.steps.append(Step(info, self.images, [v.buffer for v in reads], [w.buffer for w in writes], emit))
+
+    def pack(self, module: str, what: str, floats: int, index: Ints | None = None) -> Pack:
+        at = np.arange(floats) if index is None else index
+        self.packs.append(Pack(self.input(module, what), self.vector(floats), at, self.forward >= 0))
+        return self.packs[-1]
+
+    # -- convolutions -------------------------------------------------------------------------------------
+
+    def multiply(self, node: Convolve, m: Matrix, source: Operand, out: View, residual: View | None, what: str) -> None:
+        """The step that makes `out` of an operand and the node's weights, sparse or dense."""
+        # A block of the grouped dense kernel cannot hold channels of two groups: those go through the sparse one.
+        if (m.density < DENSE_FROM and near(source)) or node.pattern.groups > 1:
+            emit, floats, kind = self._sparse, len(m.entry), "sparse"
+        else:
+            emit, floats, kind = self._dense, -(-m.rows // 3) * 3 * source.channels * len(source.taps), "dense"
+        pack = self.pack(node.name, "weight", floats, np.zeros(0, np.int64))
+        reads = [source.view, pack.view] + ([] if residual is None else [residual])
+        shape = self.context.shape(node.name)
+        flops = 2.0 * len(m.entry) * shape[1] * shape[2]
+        info = StepInfo(node.name, what, kind, f"{m.density:.0%} of the weights left", shape, 1 - m.density, flops)
+
+        def add(plan: _native.Plan) -> None:
+            density = m.density if kind == "dense" else min(m.density, DENSE_FROM - 1e-6)
+            common: dict[str, Any] = {
+                "operand": source.view.numbers(),
+                "out": out.numbers(),
+                "residual": None if residual is None else residual.numbers(),
+                **tiling(source, out, density),
+                "by_channels": False,
+                "weights_at": pack.view.buffer.offset,
+            }
+            pack.index = emit(plan, m, source, common)
+
+        self.context.add(info, out, reads, add)
+
+    def _sparse(self, plan: _native.Plan, m: Matrix, source: Operand, common: dict[str, Any]) -> Ints:
+        rising, columns, start = csr(m)
+        return np.asarray(m.entry[rising][plan.sparse_conv_packed(**common, columns=columns, start=start)])
+
+    def _dense(self, plan: _native.Plan, m: Matrix, source: Operand, common: dict[str, Any]) -> Ints:
+        width = source.channels * len(source.taps)
+        entry = np.full(m.rows * width + 1, -1)  # the last one for what only fills up
+        entry[m.row * width + m.column] = m.entry
+        return np.asarray(entry[plan.dense_conv_packed(**common, groups=1)])
+
+
+def csr(m: Matrix) -> tuple[Ints, NDArray[np.int32], Ints]:
+    """The order of the entries by rows and columns, the columns, and where rows start."""
+    rising = np.lexsort((m.column, m.row))
+    start = np.zeros(m.rows + 1, np.int64)
+    np.cumsum(np.bincount(m.row, minlength=m.rows), out=start[1:])
+    return rising, np.ascontiguousarray(m.column[rising], np.int32), start
+
+
+def forward_matrix(pattern: Pattern, taps: int) -> Matrix:
+    out, channel, tap = pattern.entries()
+    return Matrix(pattern.shape[0], out, channel * taps + tap, np.arange(pattern.count), pattern.density)
+
+
+def backward_matrix(pattern: Pattern, taps: Taps, phase: int) -> Matrix:
+    """What the input's pixels of a phase get from the output's: rows are input channels, columns (output, tap)."""
+    out, channel, tap = pattern.entries()
+    of_phase = np.array([p == phase for p, _, _ in taps.taps])
+    number = np.cumsum(of_phase) - 1
+    here = of_phase[tap]
+    entry = np.flatnonzero(here)
+    column = out[here] * int(of_phase.sum()) + number[tap[here]]
+    size = pattern.size * int(of_phase.sum()) / pattern.taps
+    return Matrix(pattern.channels, channel[here], column, entry, len(entry) / size)
+
+
+def mask(layout: Layout) -> NDArray[np.float32]:
+    """[height * width * lanes], 0 where a lane holds no pixel; empty where all do."""
+    _, row, column = layout.pixels(np.arange(layout.height), np.arange(layout.width))
+    inside = (row < layout.plane[0]) & (column < layout.plane[1])
+    return np.zeros(0, np.float32) if inside.all() else np.ascontiguousarray(inside, np.float32).ravel()
+
+
+def sizes(graph: Graph, images: int) -> tuple[list[tuple[str, str, int]], list[tuple[str, str, int]]]:
+    """Inputs and outputs of the plan: (module, what, floats)."""
+    shapes = graph.shapes
+    floats = images * int(np.prod(shapes[graph.outputs[0]]))
+    inputs = [("", "image", images * int(np.prod(next(iter(graph.inputs.values()))))), ("", "gradient", floats)]
+    outputs = [("", "features", floats)]
+    for node in graph:
+        if isinstance(node, Convolve):
+            inputs.append((node.name, "weight", node.pattern.count))
+            full = node.pattern.size if node.pattern.is_depthwise else node.pattern.count
+            outputs.append((node.name, "weight", full))
+        if isinstance(node, Norm):
+            channels = shapes[node.name][0]
+            inputs += [(node.name, what, channels) for what in ("weight", "bias", "running_mean", "running_var")]
+            outputs += [(node.name, "weight", channels), (node.name, "bias", channels)]
+            outputs.append((node.name, "statistics", 2 * channels))
+    return inputs, outputs
