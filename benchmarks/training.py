@@ -20,7 +20,6 @@ Threads are PyTorch's: set OMP_NUM_THREADS.
 import argparse
 import copy
 import csv
-import resource
 import statistics
 import subprocess
 import sys
@@ -129,11 +128,17 @@ def memory(case: Case, way: str) -> float:
 
 def print_memory(case: Case, way: str) -> None:
     model = opened(case)
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    before = peak()
     step = prepared(way, model, case.batch)
     for _ in range(3):
         step()
-    print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
+    print(peak() - before)
+
+
+def peak() -> float:
+    """MiB of this process at its largest. The usage that `resource` tells is that of the process before exec, too."""
+    with Path("/proc/self/status").open() as file:
+        return next(int(line.split()[1]) for line in file if line.startswith("VmHWM")) / 1024
 
 
 def report(case: Case, rounds: int, ways: list[str], path: Path | None) -> None:

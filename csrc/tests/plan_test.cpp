@@ -90,7 +90,7 @@ struct Network {
     plan->add(std::make_unique<RepackStep>(Outside{0, plane * kChannels / kImages, plane}, kImages, a, whole_rows(a),
                                            std::vector<int64_t>{0, kWidth, kWidth * kHeight}, std::vector<int32_t>{}, 0.0f, plane, n, lanes));
     const Bordered w(a);
-    plan->add(std::make_unique<DepthwiseStep>(w.plane(a, 0.0f, n), w.origin, w.row, b, Map{}, w.taps, random.floats(kChannels * 9),
+    plan->add(std::make_unique<DepthwiseStep>(w.plane(a, 0.0f, n), w.origin, w.row, b, Map{}, w.taps, random.floats(kChannels * 9), -1,
                                               random.floats(kChannels), Activation{Activation::hardswish}, n, lanes));
     plan->add(std::make_unique<PoolStep>(true, w.plane(a, -kInf, n), w.origin, w.row, pooled, w.taps, std::vector<float>{1.0f}, n, lanes));
     plan->add(std::make_unique<ElementwiseStep>(Elementwise::add, b, Beside{Beside::map, pooled, 1, {}}, b, Activation{Activation::gelu}, n, lanes));
@@ -243,7 +243,7 @@ class Fuzz {
                                                        random_.chance(0.5) ? Beside{Beside::map, map(L), 1, {}} : Beside{Beside::gate, vector(2), images, {}},
                                                        map(L), f, kFloats, L);
       case 1: return std::make_unique<DepthwiseStep>(plane(), number() * 8, random_.below(3) * 16, map(L), random_.chance(0.5) ? Map{} : map(L), offsets(3),
-                                                     random_.floats(3 * c), random_.floats(c), f, kFloats, L);
+                                                     random_.floats(3 * c), -1, random_.floats(c), f, kFloats, L);
       case 2: return std::make_unique<PoolStep>(random_.chance(0.5), plane(), number() * 8, random_.below(3) * 16, map(L), offsets(3), std::vector<float>{0.5f},
                                                 kFloats, L);
       case 3: return std::make_unique<GlobalAverageStep>(map(L), vector(2), std::vector<float>{}, 3, images, kFloats, L);

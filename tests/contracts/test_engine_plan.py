@@ -160,10 +160,17 @@ def test_damaged_calls_are_refused_or_harmless(isa: str, seed: int) -> None:
     assert refused > ROUNDS // 5 and ran > 0, f"{refused} refused, {ran} ran"
 
 
+# No file leads to these: only `budwood.accelerate` calls them, whose own tests try what they refuse.
+TRAINING = {
+    "take", "run_turns", "pack", "sparse_conv_packed", "dense_conv_packed", "conv_gradient", "batch_statistics",
+    "batch_norm", "batch_norm_gradient", "statistics_out", "spread", "max_pool_gradient", "depthwise_packed",
+    "depthwise_gradient",
+}  # fmt: skip
+
+
 def methods() -> list[str]:
-    return [
-        name for name, _ in inspect.getmembers(_native.Plan, callable) if not name.startswith("_") and name != "run"
-    ]
+    every = {name for name, _ in inspect.getmembers(_native.Plan, callable) if not name.startswith("_")}
+    return sorted(every - {"run"} - TRAINING)
 
 
 @functools.cache

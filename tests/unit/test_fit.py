@@ -457,3 +457,70 @@ def test_the_plan_is_what_the_method_is_told() -> None:
     fit(network(), settings(), Asking(), some_kept(network(), 0.5, 0)).run()
     assert [(plan.epochs, plan.steps_per_epoch, plan.seed) for plan in told] == [(EPOCHS, IMAGES // BATCH, 0)]
     assert told[0].batches is not None and told[0].labelled
+
+
+# -- through the engine ------------------------------------------------------------------------------------
+
+
+def with_norms(share: float = 0.3) -> tuple[nn.Module, Mask]:
+    """A network that the engine trains, and a mask."""
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Conv2d(3, 8, 3, padding=1, bias=False), nn.BatchNorm2d(8), nn.ReLU(),
+        nn.Conv2d(8, 16, 3, padding=1, stride=2, bias=False), nn.BatchNorm2d(16), nn.ReLU(),
+        nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, 3),
+    )  # fmt: skip
+    generator = torch.Generator().manual_seed(1)
+    shapes = {n: p for n, p in model.named_parameters() if n in ("3.weight", "8.weight")}
+    return model, Mask({n: torch.rand(p.shape, generator=generator) < share for n, p in shapes.items()})
+
+
+def trained(recipe: Recipe, accelerate: bool, pruner: Pruner | None = None, **more: Any) -> Fit:
+    model, mask = with_norms(more.pop("share", 0.3))
+    data = Recorded()
+    fit = Fit(model, pruner or Pruner(), mask, data, data, recipe, accelerate=accelerate, **more)
+    fit.run()
+    return fit
+
+
+@pytest.mark.parametrize("ema", [0.0, 0.5])
+def test_through_the_engine_it_is_the_same_training(ema: float) -> None:
+    recipe = Recipe(epochs=EPOCHS, batch_size=12, lr=0.1, ema=ema, accumulate=2)
+    fast, plain = trained(recipe, True), trained(recipe, False)
+    assert fast.passes is not None and "engine" in fast.passes.last() and plain.passes is None
+    assert fast.mask.holds(fast.model)
+    for key in ("train_loss", "val_loss"):
+        assert [row[key] for row in fast.history] == pytest.approx([row[key] for row in plain.history], rel=1e-4)
+    for name, wanted in plain.model.state_dict().items():
+        torch.testing.assert_close(fast.model.state_dict()[name], wanted, rtol=1e-3, atol=1e-5, msg=name)
+
+
+def test_through_the_engine_a_killed_run_goes_on_exactly(tmp_path: Path) -> None:
+    recipe = Recipe(epochs=EPOCHS, batch_size=12, lr=0.1)
+
+    class Killed(Exception):
+        pass
+
+    def kill(step: int, steps: int, loss: float) -> None:
+        if step == 6:
+            raise Killed
+
+    whole, state = trained(recipe, True), tmp_path / "state"
+    with pytest.raises(Killed):
+        trained(recipe, True, state_path=state, save_seconds=0, progress=kill)
+    again = trained(recipe, True, state_path=state)
+    assert again.history == whole.history
+    assert all(torch.equal(t, whole.model.state_dict()[n]) for n, t in again.model.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    ("recipe", "pruner", "share"),
+    [
+        (Recipe(epochs=1, batch_size=12), Pruner(), 0.9),
+        (Recipe(epochs=1, batch_size=12, amp=True), Pruner(), 0.3),
+        (Recipe(epochs=1, batch_size=12), GMP(0.9), 0.3),
+    ],
+    ids=["few zeros", "bfloat16", "a mask that changes"],
+)
+def test_what_does_not_go_through_the_engine(recipe: Recipe, pruner: Pruner, share: float) -> None:
+    assert trained(recipe, True, pruner, share=share).passes is None

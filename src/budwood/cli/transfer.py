@@ -110,7 +110,8 @@ def run(
     device
         cpu, cuda or another of PyTorch's.
     accelerate
-        auto: through Budwood's engine, which skips the zeros, where it can be. off: PyTorch alone.
+        auto: features, and training at a fixed mask of many zeros, through Budwood's engine, which skips them, where it
+        can be. off: PyTorch alone.
     json
         Print the results as JSON on stdout and nothing else.
     """

@@ -195,6 +195,7 @@ class Runner:
             keep_head=spec.transfer == "none" and network.lineage.num_classes == len(self.task.classes),
             teacher=self._teacher(spec),
             workers=self.workers,
+            accelerate=self.accelerate,
             state_path=folder / STATE,
             progress=progress,
         )

@@ -38,12 +38,14 @@ def full(
     keep_head: bool = False,
     teacher: nn.Module | None = None,
     workers: int = 0,
+    accelerate: bool = True,
     state_path: Path | None = None,
     progress: Progress | None = None,
 ) -> Transferred:
     """Train `network`, in place, on the task's training split; the best epoch is chosen on its validation split.
 
     `keep_head` trains the classifier that is there: upstream training on the classes it was made for.
+    With `accelerate` at a fixed sparse mask on a CPU the passes go through the engine (see `train.fit.Fit`).
     With `state_path` a killed run goes on from there. Raises UserError as `train.fit.Fit` does.
     """
     if not keep_head:
@@ -62,8 +64,11 @@ def full(
         seed=seed,
         teacher=teacher,
         workers=workers,
+        accelerate=accelerate,
         state_path=state_path,
         progress=progress,
     )
     fitted = fit.run()
-    return Transferred(replace(network, mask=fitted.mask), fitted.history, fitted.epoch)
+    notes = [] if fit.passes is None else [f"how it was trained, at the last step: {fit.passes.last()}"]
+    network = replace(network, mask=fitted.mask, notes=network.notes + notes)
+    return Transferred(network, fitted.history, fitted.epoch)

@@ -179,7 +179,7 @@ class _Reader:
             self._append(node, _norm(name, source, module))
         elif kind in _RELU:
             self._clamp(node, *_RELU[kind])
-        elif kind is nn.MaxPool2d:
+        elif isinstance(module, nn.MaxPool2d) and kind is nn.MaxPool2d:
             self._append(node, _max_pool(name, source, module))
         elif kind is nn.AdaptiveAvgPool2d and pair(module.output_size) == (1, 1):
             self._append(node, AdaptivePool(name, (source,)))
