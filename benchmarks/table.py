@@ -26,6 +26,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from memory import peak_mb
+
 WARM_UP = 5
 
 
@@ -93,12 +95,6 @@ def worker(engine: str, path: str, batch: str, threads: str) -> None:
             run()
             times.append(time.perf_counter() - begin)
         print("times", peak_mb(), *times, flush=True)
-
-
-def peak_mb() -> float:
-    """This process's largest resident memory so far; that of getrusage begins with the parent's."""
-    with open("/proc/self/status") as file:
-        return next(int(line.split()[1]) for line in file if line.startswith("VmHWM")) / 1024
 
 
 def reply(process: subprocess.Popen[str], word: str) -> list[float] | None:

@@ -12,23 +12,22 @@ convolutions but the stem, for the mobile networks over the 1 x 1 ones only. Way
     engine      budwood.accelerate
 
 Rounds go from way to way, so that a change of the machine's speed hits all alike; printed are the median and the least
-to greatest of the seconds, and of how many times as fast as eager each was in the same round. First gradients are
-compared. Memory is the greatest resident size of a process of its own that does three steps, less what it had before.
-Threads are PyTorch's: set OMP_NUM_THREADS.
+to greatest of the seconds, and of how many times as fast each was as the fastest of PyTorch's in the same round. First
+the gradients of the head are compared. Memory is the greatest resident size of a process of its own that does three
+steps, less what it had before. Threads are PyTorch's: set OMP_NUM_THREADS.
 """
 
 import argparse
 import copy
-import csv
-import statistics
 import subprocess
 import sys
-import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
+from memory import peak_mb
+from rounds import append, measure, spread
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -72,6 +71,15 @@ def opened(case: Case) -> nn.Module:
     return model.train()
 
 
+def chosen(text: str) -> Case:
+    """The case of a network, NAME@SPARSITY: with its own sparsity or with another."""
+    name, _, sparsity = text.partition("@")
+    for case in CASES:
+        if case.name.split("@")[0] == name:
+            return replace(case, sparsity=float(sparsity))
+    raise ValueError(text)
+
+
 Step = Callable[[], Tensor]
 
 
@@ -97,7 +105,7 @@ def prepared(way: str, model: nn.Module, batch: int) -> Step:
 
 
 def compared(model: nn.Module, batch: int) -> None:
-    """Refuses to time what gives other gradients."""
+    """Refuses to time what gives other gradients of the head, to which the whole forward pass leads."""
     images, target = torch.randn(batch, 3, 224, 224), torch.arange(batch)
     found = []
     for net in (copy.deepcopy(model), budwood.accelerate(copy.deepcopy(model))):
@@ -105,19 +113,6 @@ def compared(model: nn.Module, batch: int) -> None:
         last = list(net.parameters())[-2:]
         found.append(torch.cat([p.grad.flatten() for p in last if p.grad is not None]))
     torch.testing.assert_close(found[1], found[0], rtol=1e-2, atol=1e-3 * float(found[0].abs().max()))
-
-
-def measure(steps: dict[str, Step], rounds: int) -> dict[str, list[float]]:
-    """Seconds of each way and round, after two steps of each that do not count."""
-    for step in [*steps.values()] * 2:
-        step()
-    taken: dict[str, list[float]] = {way: [] for way in steps}
-    for _ in range(rounds):
-        for way, step in steps.items():
-            start = time.perf_counter()
-            step()
-            taken[way].append(time.perf_counter() - start)
-    return taken
 
 
 def memory(case: Case, way: str) -> float:
@@ -128,17 +123,11 @@ def memory(case: Case, way: str) -> float:
 
 def print_memory(case: Case, way: str) -> None:
     model = opened(case)
-    before = peak()
+    before = peak_mb()
     step = prepared(way, model, case.batch)
     for _ in range(3):
         step()
-    print(peak() - before)
-
-
-def peak() -> float:
-    """MiB of this process at its largest. The usage that `resource` tells is that of the process before exec, too."""
-    with Path("/proc/self/status").open() as file:
-        return next(int(line.split()[1]) for line in file if line.startswith("VmHWM")) / 1024
+    print(peak_mb() - before)
 
 
 def report(case: Case, rounds: int, ways: list[str], path: Path | None) -> None:
@@ -152,45 +141,33 @@ def report(case: Case, rounds: int, ways: list[str], path: Path | None) -> None:
             steps[way] = step
         except Exception as error:
             print(f"  {way:<8} does not work: {type(error).__name__}: {str(error).splitlines()[0][:80]}")
-    taken = measure(steps, rounds)
+    taken = measure(steps, rounds, warm=2)
+    others = [values for way, values in taken.items() if way != "engine"] or [*taken.values()]
+    pytorch = [min(turn) for turn in zip(*others, strict=True)]
     print(f"{case.name}, batch {case.batch}")
     for way, values in taken.items():
-        ratios = [base / value for value, base in zip(values, taken[ways[0]], strict=True)]
+        ratios = [base / value for value, base in zip(values, pytorch, strict=True)]
         mib = memory(case, way)
-        print(f"  {way:<8} {spread(values)} s   {spread(ratios)} times as fast   {mib:6.0f} MiB", flush=True)
+        print(f"  {way:<8} {spread(values, 3)} s   {spread(ratios, 2)} times as fast   {mib:6.0f} MiB", flush=True)
         if path is not None:
-            _append(path, case, way, values, mib)
-
-
-def spread(values: list[float]) -> str:
-    middle, low, high = (f"{value:.3f}" for value in (statistics.median(values), min(values), max(values)))
-    return f"{middle:>7} ({low} to {high})"
-
-
-def _append(path: Path, case: Case, way: str, values: list[float], mib: float) -> None:
-    with path.open("a", newline="") as file:
-        writer = csv.writer(file)
-        if file.tell() == 0:
-            writer.writerow(["model", "sparsity", "batch", "threads", "way", "round", "seconds", "mib"])
-        for turn, value in enumerate(values):
-            common = [case.model, case.sparsity, case.batch, torch.get_num_threads(), way]
-            writer.writerow([*common, turn, f"{value:.4f}", f"{mib:.0f}"])
+            facts = {"model": case.model, "sparsity": case.sparsity, "batch": case.batch}
+            append(path, facts | {"threads": torch.get_num_threads(), "mib": round(mib)}, "seconds", {way: values})
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", choices=[case.name for case in CASES], nargs="+")
+    names = ", ".join(case.name for case in CASES)
+    parser.add_argument("--only", type=chosen, nargs="+", metavar="NAME@SPARSITY", default=CASES, help=names)
     parser.add_argument("--ways", choices=WAYS, nargs="+", default=list(WAYS))
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--csv", type=Path)
     parser.add_argument("--memory-of", nargs=2, help=argparse.SUPPRESS)
     options = parser.parse_args()
-    by_name = {case.name: case for case in CASES}
     if options.memory_of:
-        return print_memory(by_name[options.memory_of[0]], options.memory_of[1])
+        return print_memory(chosen(options.memory_of[0]), options.memory_of[1])
     print("; ".join(f"{name}: {value}" for name, value in environment().items()))
-    for name in options.only or by_name:
-        report(by_name[name], options.rounds, options.ways, options.csv)
+    for case in options.only:
+        report(case, options.rounds, options.ways, options.csv)
     return None
 
 

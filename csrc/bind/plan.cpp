@@ -11,7 +11,7 @@ namespace {
 ConvShape conv_shape(const Program& p, const Numbers& operand, const Numbers& out, const std::optional<Numbers>& residual,
                      const Input& offsets, int64_t widest, const Input& blocks, bool by_channels, int32_t activation,
                      const std::array<float, 3>& numbers, const Input& bias) {
-  return {map_of(operand), map_of(out), residual ? map_of(*residual) : Map{},
+  return {map_of(operand), map_of(out), map_or_none(residual),
           copy<int64_t>(offsets, "offsets", "int64"), widest, copy<int64_t>(blocks, "blocks", "int64"), by_channels,
           activation_of(activation, numbers), copy<float>(bias, "bias", "float32"), p.lanes()};
 }

@@ -24,6 +24,9 @@ using Numbers = std::array<int64_t, 11>;  // the fields of Map in their order
 
 inline Map map_of(const Numbers& n) { return {n[0], n[1], n[2], n[3], n[4], n[5], n[6], n[7], n[8], n[9], n[10]}; }
 
+// A map of no groups where there is none.
+inline Map map_or_none(const std::optional<Numbers>& n) { return n ? map_of(*n) : Map{}; }
+
 inline Activation activation_of(int32_t kind, const std::array<float, 3>& numbers) {
   if (kind < 0 || kind >= Activation::kinds) refuse("unknown activation");
   return {static_cast<Activation::Kind>(kind), numbers[0], numbers[1], numbers[2]};

@@ -68,7 +68,7 @@ void depthwise(Program& p, const Numbers& source, const Input& moves, const Inpu
   check<float>(weights, "weights", 2, "float32");
   p.plan().add(std::make_unique<DepthwiseStep>(
       plane_of(p, source, moves, index, fill, groups_of_source, scratch), origin, row, map_of(out),
-      residual ? map_of(*residual) : Map{}, integers(taps, "taps"),
+      map_or_none(residual), integers(taps, "taps"),
       std::span<const float>(pointer<float>(weights), weights.size()), -1, floats(bias, "bias"),
       activation_of(activation, numbers), p.floats(), p.lanes()));
 }

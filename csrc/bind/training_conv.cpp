@@ -18,7 +18,7 @@ ConvShape shape_of(Program& p, const Numbers& operand, const Numbers& out, const
                    const Input& offsets, int64_t widest, const Input& blocks, bool by_channels) {
   const Map to = map_of(out);
   require(to.channels >= 1 && to.channels <= p.floats(), "a map's sizes must be 1 or more");
-  return {map_of(operand), to, residual ? map_of(*residual) : Map{}, copy<int64_t>(offsets, "offsets", "int64"),
+  return {map_of(operand), to, map_or_none(residual), copy<int64_t>(offsets, "offsets", "int64"),
           widest, copy<int64_t>(blocks, "blocks", "int64"), by_channels, Activation{},
           std::vector<float>(to.channels, 0.0f), p.lanes()};
 }

@@ -10,8 +10,6 @@ namespace {
 using nanobind::arg;
 using MaybeNumbers = std::optional<Numbers>;
 
-Map maybe(const MaybeNumbers& n) { return n ? map_of(*n) : Map{}; }
-
 std::vector<float> mask_of(const Input& mask) { return copy<float>(mask, "mask", "float32"); }
 
 void check_whole(const Program& p) { require(p.groups() == 1, "a step that needs all images needs a segment of one group"); }
@@ -36,7 +34,7 @@ void batch_norm(Program& p, const Numbers& source, const Numbers& out, const May
   check_whole(p);
   const Map from = map_of(source);
   const Normalisation n{mean_at, var_at, reads(p, weight, from.channels), reads(p, bias, from.channels), eps, low, high};
-  p.plan().add(std::make_unique<BatchNormStep>(from, map_of(out), maybe(residual), mask_of(mask), n, p.floats(), p.lanes()));
+  p.plan().add(std::make_unique<BatchNormStep>(from, map_of(out), map_or_none(residual), mask_of(mask), n, p.floats(), p.lanes()));
 }
 
 void batch_norm_gradient(Program& p, const Numbers& source, const Numbers& out, const Numbers& gradient,
@@ -44,7 +42,7 @@ void batch_norm_gradient(Program& p, const Numbers& source, const Numbers& out, 
                          int64_t mean_at, int64_t var_at, int64_t weight, float eps, float low, float high,
                          int64_t weight_out, int64_t bias_out, bool frozen) {
   check_whole(p);
-  const BatchNormGradientStep::Maps maps{map_of(source), map_of(out), map_of(gradient), map_of(to), maybe(residual_to)};
+  const BatchNormGradientStep::Maps maps{map_of(source), map_of(out), map_of(gradient), map_of(to), map_or_none(residual_to)};
   const int64_t channels = maps.source.channels;
   const Normalisation n{mean_at, var_at, reads(p, weight, channels), -1, eps, low, high};
   p.plan().add(std::make_unique<BatchNormGradientStep>(maps, mask_of(mask), count, n, writes(p, weight_out, channels),
@@ -92,7 +90,7 @@ void depthwise_packed(Program& p, const Numbers& source, const Input& moves, con
   require(to.channels >= 1 && to.channels <= p.floats(), "a map's sizes must be 1 or more");
   require(weights_at >= 0, "the weights reach outside the arena");
   p.plan().add(std::make_unique<DepthwiseStep>(
-      plane_of(p, source, moves, index, fill, groups_of_source, scratch), origin, row, to, maybe(residual),
+      plane_of(p, source, moves, index, fill, groups_of_source, scratch), origin, row, to, map_or_none(residual),
       copy<int64_t>(taps, "taps", "int64"), std::span<const float>(), weights_at, std::vector<float>(to.channels),
       Activation{}, p.floats(), p.lanes()));
 }

@@ -3,17 +3,10 @@
 #include <algorithm>
 #include <numeric>
 
-#include "runtime/instruction_sets.hpp"
 #include "testing.hpp"
 
 namespace budwood::testing {
 namespace {
-
-std::string label(const char* kernel, std::initializer_list<int64_t> numbers) {
-  std::string s = kernel;
-  for (int64_t n : numbers) s.append(1, ' ').append(std::to_string(n));
-  return s;
-}
 
 struct Limits {
   float low, high;
@@ -504,8 +497,4 @@ void test(const InstructionSet& set) {
 }  // namespace
 }  // namespace budwood::testing
 
-int main() {
-  for (const auto& set : budwood::instruction_sets())
-    if (set.available()) budwood::testing::test(set);
-  return budwood::testing::finish("kernels_test");
-}
+int main() { return budwood::testing::on_every_set("kernels_test", budwood::testing::test); }

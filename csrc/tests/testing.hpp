@@ -4,10 +4,13 @@
 #include <cmath>
 #include <cstdint>
 #include <cstdio>
+#include <initializer_list>
 #include <limits>
 #include <random>
 #include <string>
 #include <vector>
+
+#include "runtime/instruction_sets.hpp"
 
 namespace budwood::testing {
 
@@ -20,6 +23,13 @@ inline int failures = 0;
 
 inline void fail(const std::string& what) {
   if (++failures <= 20) std::printf("FAILED %s\n", what.c_str());
+}
+
+// What was tried, with the numbers that tell one case from another.
+inline std::string label(const char* what, std::initializer_list<int64_t> numbers) {
+  std::string s = what;
+  for (int64_t n : numbers) s.append(1, ' ').append(std::to_string(n));
+  return s;
 }
 
 class Random {
@@ -82,6 +92,13 @@ inline double clamp(double x, double low, double high) {
 inline int finish(const char* name) {
   std::printf(failures ? "%s: %d FAILED\n" : "%s: all passed\n", name, failures);
   return failures != 0;
+}
+
+// A test on every instruction set of this machine.
+inline int on_every_set(const char* name, void (*test)(const InstructionSet&)) {
+  for (const auto& set : instruction_sets())
+    if (set.available()) test(set);
+  return finish(name);
 }
 
 }  // namespace budwood::testing

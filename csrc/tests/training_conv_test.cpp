@@ -6,19 +6,12 @@
 #include <memory>
 #include <numeric>
 
-#include "runtime/instruction_sets.hpp"
 #include "runtime/plan.hpp"
 #include "runtime/steps/training_conv.hpp"
 #include "testing.hpp"
 
 namespace budwood::testing {
 namespace {
-
-std::string label(const char* what, std::initializer_list<int64_t> numbers) {
-  std::string s = what;
-  for (int64_t n : numbers) s.append(1, ' ').append(std::to_string(n));
-  return s;
-}
 
 // ---- the kernel
 
@@ -236,8 +229,4 @@ void test(const InstructionSet& set) {
 }  // namespace
 }  // namespace budwood::testing
 
-int main() {
-  for (const auto& set : budwood::instruction_sets())
-    if (set.available()) budwood::testing::test(set);
-  return budwood::testing::finish("training_conv_test");
-}
+int main() { return budwood::testing::on_every_set("training_conv_test", budwood::testing::test); }

@@ -2,7 +2,6 @@
 // against the same sums in double. Needs no Python.
 #include <algorithm>
 
-#include "runtime/instruction_sets.hpp"
 #include "testing.hpp"
 
 namespace budwood::testing {
@@ -36,10 +35,8 @@ std::vector<Case> cases() {
   return all;
 }
 
-std::string label(const char* kernel, const Case& c) {
-  std::string s = kernel;
-  for (int64_t n : {c.rows, c.channels, c.vectors, int64_t(c.masked)}) s.append(1, ' ').append(std::to_string(n));
-  return s;
+std::string named(const char* kernel, const Case& c) {
+  return label(kernel, {c.rows, c.channels, c.vectors, int64_t(c.masked)});
 }
 
 std::vector<float> mask_of(const Case& c, int64_t lanes, Random& random) {
@@ -84,9 +81,9 @@ void test_forward(const Kernels& k, Random& random) {
         s.add(bias[ch]);
         if (beside) s.add(residual[out.at(y, ch, i)]);
         const bool counts = mask[m] > 0;
-        target.expect(out.at(y, ch, i), counts ? clamp(s.value, c.low, c.high) : 0.0, counts ? s.bound() : 0.0, label("batch_norm", c));
+        target.expect(out.at(y, ch, i), counts ? clamp(s.value, c.low, c.high) : 0.0, counts ? s.bound() : 0.0, named("batch_norm", c));
       });
-      target.finish(label("batch_norm", c));
+      target.finish(named("batch_norm", c));
     }
 
     Target sums(c.channels * 2 * k.lanes);
@@ -100,8 +97,8 @@ void test_forward(const Kernels& k, Random& random) {
       wanted[ch * 2 * k.lanes + i % k.lanes].add(d);
       wanted[(ch * 2 + 1) * k.lanes + i % k.lanes].add(d * d);
     });
-    for (size_t n = 0; n < wanted.size(); ++n) sums.expect(n, wanted[n].value, wanted[n].bound() + 4 * kEps * wanted[n].magnitude, label("batch_sums", c));
-    sums.finish(label("batch_sums", c));
+    for (size_t n = 0; n < wanted.size(); ++n) sums.expect(n, wanted[n].value, wanted[n].bound() + 4 * kEps * wanted[n].magnitude, named("batch_sums", c));
+    sums.finish(named("batch_sums", c));
   }
 }
 
@@ -128,14 +125,14 @@ void test_gradient(const Kernels& k, Random& random) {
       std::vector<Sum> wanted(c.channels * 2 * k.lanes);
       each(c, k.lanes, [&](int64_t y, int64_t ch, int64_t i, int64_t m) {
         const float v = g(y, ch, i, m);
-        if (kept) g_to.expect(to.at(y, ch, i), v, 0, label("batch_norm_sums, g", c));
+        if (kept) g_to.expect(to.at(y, ch, i), v, 0, named("batch_norm_sums, g", c));
         if (mask[m] == 0) return;
         wanted[ch * 2 * k.lanes + i % k.lanes].add(v);
         wanted[(ch * 2 + 1) * k.lanes + i % k.lanes].add(double(v) * (x[from.at(y, ch, i)] - mean[ch]));
       });
-      for (size_t n = 0; n < wanted.size(); ++n) sums.expect(n, wanted[n].value, wanted[n].bound() + 4 * kEps * wanted[n].magnitude, label("batch_norm_sums", c));
-      sums.finish(label("batch_norm_sums", c));
-      g_to.finish(label("batch_norm_sums, g", c));
+      for (size_t n = 0; n < wanted.size(); ++n) sums.expect(n, wanted[n].value, wanted[n].bound() + 4 * kEps * wanted[n].magnitude, named("batch_norm_sums", c));
+      sums.finish(named("batch_norm_sums", c));
+      g_to.finish(named("batch_norm_sums, g", c));
     }
 
     Target target(to.floats);
@@ -147,9 +144,9 @@ void test_gradient(const Kernels& k, Random& random) {
       s.add(offset[ch]);
       s.magnitude += (std::fabs(x[from.at(y, ch, i)]) + std::fabs(mean[ch])) * std::fabs(slope[ch]);
       const bool counts = mask[m] > 0;
-      target.expect(to.at(y, ch, i), counts ? s.value : 0.0, counts ? s.bound() : 0.0, label("batch_norm_back", c));
+      target.expect(to.at(y, ch, i), counts ? s.value : 0.0, counts ? s.bound() : 0.0, named("batch_norm_back", c));
     });
-    target.finish(label("batch_norm_back", c));
+    target.finish(named("batch_norm_back", c));
   }
 }
 
@@ -162,9 +159,9 @@ void test_spread(const Kernels& k, Random& random) {
     Target target(to.floats);
     k.spread({from.data(), 3, index.data(), to.planes(target.data()), {c.rows, c.channels, c.vectors, c.masked ? mask.data() : nullptr}, 0.3f});
     each(c, k.lanes, [&](int64_t y, int64_t ch, int64_t i, int64_t m) {
-      target.expect(to.at(y, ch, i), mask[m] > 0 ? from[ch * 3 + index[i % k.lanes]] * 0.3f : 0.0f, 0, label("spread", c));
+      target.expect(to.at(y, ch, i), mask[m] > 0 ? from[ch * 3 + index[i % k.lanes]] * 0.3f : 0.0f, 0, named("spread", c));
     });
-    target.finish(label("spread", c));
+    target.finish(named("spread", c));
   }
 }
 
@@ -241,8 +238,4 @@ void test(const InstructionSet& set) {
 }  // namespace
 }  // namespace budwood::testing
 
-int main() {
-  for (const auto& set : budwood::instruction_sets())
-    if (set.available()) budwood::testing::test(set);
-  return budwood::testing::finish("training_maps_test");
-}
+int main() { return budwood::testing::on_every_set("training_maps_test", budwood::testing::test); }

@@ -43,7 +43,7 @@ from .optim import forget_revived, learning_rate, sgd
 from .state import load_state, save_state
 
 WORTHWHILE = 0.5
-"""Sparsity from which training goes through the engine: a step is 1.4 to 1.7 times as fast there, and faster with more
+"""Sparsity from which training goes through the engine: a step is 1.2 to 1.7 times as fast there, and faster with more
 zeros (docs/results/training.md)."""
 SCRATCH = "scratch"
 """The folder for a method's `Plan.scratch`, beside the state of the run."""

@@ -69,6 +69,6 @@ def full(
         progress=progress,
     )
     fitted = fit.run()
-    notes = [] if fit.passes is None else [f"how it was trained, at the last step: {fit.passes.last()}"]
+    notes = [] if fit.passes is None else [f"how it was trained, at the last step: {fit.passes.twin.last_call}"]
     network = replace(network, mask=fitted.mask, notes=network.notes + notes)
     return Transferred(network, fitted.history, fitted.epoch)

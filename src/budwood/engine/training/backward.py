@@ -14,7 +14,7 @@ from ..lowering.channelwise import Scratch
 from ..lowering.conv import tiling
 from ..lowering.operand import Operand, PhaseView, Taps, fill_of, pool_taps
 from ..storage import View
-from .context import GRADIENT, IDENTITY, Training, backward_matrix, csr, forward_matrix, mask
+from .context import GRADIENT, IDENTITY, Training, as_sparse, backward_matrix, csr, forward_matrix, mask
 from .forward import clean, count, normalisation, taps_of, widen, window_of
 from .nodes import Convolve, Norm
 from .region import INPUT
@@ -139,7 +139,7 @@ class Backward:
             plan.conv_gradient(
                 operand=source.view.numbers(),
                 gradient=gradient.numbers(),
-                **tiling(source, gradient, min(m.density, 0.5 - 1e-6)),
+                **tiling(source, gradient, as_sparse(m.density)),
                 columns=columns,
                 start=start,
                 number=t.output(node.name, "weight"),

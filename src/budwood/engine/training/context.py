@@ -107,7 +107,7 @@ class Training:
         info = StepInfo(node.name, what, kind, f"{m.density:.0%} of the weights left", shape, 1 - m.density, flops)
 
         def add(plan: _native.Plan) -> None:
-            density = m.density if kind == "dense" else min(m.density, DENSE_FROM - 1e-6)
+            density = m.density if kind == "dense" else as_sparse(m.density)
             common: dict[str, Any] = {
                 "operand": source.view.numbers(),
                 "out": out.numbers(),
@@ -129,6 +129,11 @@ class Training:
         entry = np.full(m.rows * width + 1, -1)  # the last one for what only fills up
         entry[m.row * width + m.column] = m.entry
         return np.asarray(entry[plan.dense_conv_packed(**common, groups=1)])
+
+
+def as_sparse(density: float) -> float:
+    """For the tiling of a kernel that goes by the pattern, however dense it is."""
+    return min(density, DENSE_FROM - 1e-6)
 
 
 def csr(m: Matrix) -> tuple[Ints, NDArray[np.int32], Ints]:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from ...core.errors import UserError
+from ..lowering.conv import DENSE_FROM
 from ..native import instruction_set
 from .function import through, update_running
 from .plan import TrainingPlan
@@ -101,6 +102,12 @@ class Accelerated(nn.Module):
         self.__dict__["_model"].training = mode
         return self
 
+    @property
+    def last_call(self) -> str:
+        """What the last call went through, and why not through the engine."""
+        engine: _Engine = self.__dict__["_engine"]
+        return engine.last
+
     def explain(self) -> str:
         """Which layers go through the engine, why not more, and what the last call did."""
         engine: _Engine = self.__dict__["_engine"]
@@ -148,11 +155,9 @@ class _Engine:
         convs = parts.split.region.convolutions
         wide = max(len(c.name) for c in convs)
         lines = [f"{len(convs)} convolutions through the engine, up to {parts.split.region.output}"]
-        for conv in convs:
-            kind = "depthwise" if conv.pattern.is_depthwise else "sparse" if conv.pattern.density < 0.5 else "dense"
-            lines.append(
-                f"  {conv.name:<{wide}}  {kind:<9} {1 - conv.pattern.density:>4.0%} zeros  {conv.pattern.shape}"
-            )
+        for name, pattern in ((conv.name, conv.pattern) for conv in convs):
+            kind = "depthwise" if pattern.is_depthwise else "sparse" if pattern.density < DENSE_FROM else "dense"
+            lines.append(f"  {name:<{wide}}  {kind:<9} {1 - pattern.density:>4.0%} zeros  {pattern.shape}")
         lines.append(f"the rest in PyTorch; {parts.split.reason}" if parts.split.reason else "all of it")
         return "\n".join([*lines, f"last call: {self.last}"])
 

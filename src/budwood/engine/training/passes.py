@@ -32,10 +32,6 @@ class Passes:
         tensors = {name: tensor.contiguous() for name, tensor in tensors.items()}  # of weights without zeros
         return functional_call(self.twin, tensors, (images,))  # type: ignore[no-any-return]
 
-    def last(self) -> str:
-        """What the last call went through."""
-        return self.twin.explain().splitlines()[-1].removeprefix("last call: ")
-
 
 def _where(conv: SparseConv2d) -> Tensor:
     """Where the non-zeros stand in a weight in channels-last memory, which is then read without being copied."""
