@@ -145,6 +145,7 @@ void add_plan(nanobind::module_& module) {
   plan.def_prop_ro("arena_floats", &Program::floats);
   nanobind::class_<TakenArena>(module, "Arena");
   plan.def("take", [](nanobind::handle_t<Program> p) { return new TakenArena(p); });
+  plan.def("free_arenas", [](Program& p) { p.plan().free_arenas(); });
   plan.def("run_turns",
            [](nanobind::handle_t<Program> p, const TakenArena& arena, int64_t first, int64_t last,
               const std::vector<std::optional<Input>>& inputs, const std::vector<std::optional<Output>>& outputs,

@@ -25,7 +25,7 @@ ConvShape shape_of(Program& p, const Numbers& operand, const Numbers& out, const
 
 void pack(Program& p, int64_t number, int64_t at, const Input& index) {
   const int64_t floats = p.reads(number);
-  p.plan().add(std::make_unique<PackStep>(number, at, copy<int64_t>(index, "index", "int64"), floats, p.floats()));
+  p.plan().add(std::make_unique<PackStep>(number, at, list<int64_t>(index, "index", "int64"), floats, p.floats()));
 }
 
 auto sparse_conv(Program& p, const Numbers& operand, const Numbers& out, const std::optional<Numbers>& residual,

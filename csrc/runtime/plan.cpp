@@ -70,7 +70,7 @@ int64_t Plan::steps() const {
   return count;
 }
 
-// Neither waits for the lock: a child forked while another thread held it would wait for ever.
+// None waits for the lock: a child forked while another thread held it would wait for ever.
 std::unique_ptr<Plan::Arena> Plan::take_arena() const {
   std::unique_lock<std::mutex> lock(mutex_, std::try_to_lock);
   if (!lock || idle_.empty()) return std::make_unique<Arena>(arena_floats_);
@@ -82,6 +82,11 @@ std::unique_ptr<Plan::Arena> Plan::take_arena() const {
 void Plan::keep_arena(std::unique_ptr<Arena> arena) const {
   std::unique_lock<std::mutex> lock(mutex_, std::try_to_lock);
   if (lock) idle_.push_back(std::move(arena));
+}
+
+void Plan::free_arenas() const {
+  std::unique_lock<std::mutex> lock(mutex_, std::try_to_lock);
+  if (lock) idle_.clear();
 }
 
 void Plan::run(const float* const* inputs, float* const* outputs, int threads, double* seconds) const {

@@ -89,10 +89,11 @@ class Plan {
     float* data;
     size_t bytes;
   };
-  // An arena for runs that need what runs before them left there; keep_arena gives it back for later ones. Both are
-  // thread-safe.
+  // An arena for runs that need what runs before them left there; keep_arena gives it back for later ones, and
+  // free_arenas frees those that were given back. All are thread-safe.
   std::unique_ptr<Arena> take_arena() const;
   void keep_arena(std::unique_ptr<Arena> arena) const;
+  void free_arenas() const;
 
   // Thread-safe: each call takes an arena of its own, kept for later calls. `seconds`, if given, gets the time of
   // each step added up over its groups.

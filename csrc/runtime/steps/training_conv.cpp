@@ -1,6 +1,7 @@
 #include "runtime/steps/training_conv.hpp"
 
 #include <algorithm>
+#include <limits>
 #include <utility>
 
 #include "runtime/steps/checks.hpp"
@@ -16,11 +17,16 @@ ConvShape checked(ConvShape shape, int64_t arena_floats) {
 
 }  // namespace
 
-PackStep::PackStep(int64_t number, int64_t at, std::vector<int64_t> index, int64_t floats, int64_t arena_floats)
-    : number_(number), at_(at), index_(std::move(index)) {
-  const auto count = static_cast<int64_t>(index_.size());
+PackStep::PackStep(int64_t number, int64_t at, std::span<const int64_t> index, int64_t floats, int64_t arena_floats)
+    : number_(number), at_(at) {
+  const auto count = static_cast<int64_t>(index.size());
   require(at >= 0 && at <= arena_floats && count <= arena_floats - at, "packed numbers lie outside the arena");
-  require(std::all_of(index_.begin(), index_.end(), [&](int64_t i) { return i < floats; }), "a number outside the input is packed");
+  require(floats <= std::numeric_limits<int32_t>::max(), "an input to pack is too large");
+  index_.reserve(index.size());
+  for (int64_t i : index) {
+    require(i < floats, "a number outside the input is packed");
+    index_.push_back(static_cast<int32_t>(std::max<int64_t>(i, -1)));
+  }
   parts_ = parts_of(count, 1);
 }
 

@@ -14,13 +14,13 @@ namespace budwood {
 class PackStep : public Step {
  public:
   // The array holds `floats` numbers.
-  PackStep(int64_t number, int64_t at, std::vector<int64_t> index, int64_t floats, int64_t arena_floats);
+  PackStep(int64_t number, int64_t at, std::span<const int64_t> index, int64_t floats, int64_t arena_floats);
   int64_t items() const override { return parts_; }
   void run(const Run& run, int64_t group, int64_t item) const override;
 
  private:
   int64_t number_, at_, parts_;
-  std::vector<int64_t> index_;
+  std::vector<int32_t> index_;
 };
 
 // The gradient of the loss to the non-zero weights of a sparse convolution, over all groups of its maps at once:

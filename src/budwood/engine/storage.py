@@ -192,18 +192,17 @@ def arrange(buffers: list[Buffer]) -> int:
 
     Largest first, each at the lowest place that is free for its life.
     """
+    floats = {buffer: buffer.floats for buffer in buffers if buffer.born >= 0}
     placed: list[Buffer] = []
     top = 0
-    for buffer in sorted(buffers, key=lambda b: -b.floats):
-        if buffer.born < 0:
-            continue
+    for buffer in sorted(floats, key=lambda b: -floats[b]):
         at = 0
         alive = [p for p in placed if p.born <= buffer.last and buffer.born <= p.last]
         for other in sorted(alive, key=lambda p: p.offset):
-            if at + buffer.floats <= other.offset:
+            if at + floats[buffer] <= other.offset:
                 break
-            at = max(at, -(-(other.offset + other.floats) // _ALIGN) * _ALIGN)
+            at = max(at, -(-(other.offset + floats[other]) // _ALIGN) * _ALIGN)
         buffer.offset = at
         placed.append(buffer)
-        top = max(top, at + buffer.floats)
+        top = max(top, at + floats[buffer])
     return -(-top // _ALIGN) * _ALIGN

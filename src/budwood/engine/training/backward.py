@@ -1,6 +1,9 @@
 """The backward pass: from the gradient of a node's output to those of its inputs and of its numbers.
 
 What a value's readers give it is added up where it stands: a convolution adds it in its own sums.
+
+The outputs of most norms are not kept from the forward pass (`made_again`): the first step that reads one has it made
+again, from the norm's input, which is kept in any case. So are convolutions' inputs dealt out for a stride.
 """
 
 from __future__ import annotations
@@ -12,10 +15,10 @@ from ..graph import AdaptivePool, Node, Pair, Pool
 from ..lower import StepInfo, fill_halo
 from ..lowering.channelwise import Scratch
 from ..lowering.conv import tiling
-from ..lowering.operand import Operand, PhaseView, Taps, fill_of, pool_taps
+from ..lowering.operand import Operand, PhaseView, Taps, fill_of, operand, pool_taps, reads_in_place
 from ..storage import View
-from .context import GRADIENT, IDENTITY, Training, as_sparse, backward_matrix, csr, forward_matrix, mask
-from .forward import clean, count, normalisation, taps_of, widen, window_of
+from .context import GRADIENT, IDENTITY, Training, as_sparse, backward_matrix, mask
+from .forward import clean, count, normalisation, normalise, taps_of, widen, window_of
 from .nodes import Convolve, Norm
 from .region import INPUT
 from .relay import relay
@@ -24,7 +27,9 @@ from .relay import relay
 @dataclass
 class Backward:
     t: Training
+    again: dict[str, Norm]  # norms whose output is made again
     gradients: dict[str, View] = field(default_factory=dict)
+    values: dict[str, str] = field(default_factory=dict)  # what has been made again, under its new name
 
     def run(self, nodes: tuple[Node, ...]) -> None:
         self.gradients[nodes[-1].name] = self.t.context.view(GRADIENT)
@@ -39,6 +44,14 @@ class Backward:
             else:
                 assert isinstance(node, AdaptivePool)
                 self._average(node, gradient)
+
+    def _value(self, name: str) -> str:
+        """The name under which a value can be read now."""
+        if name in self.again and name not in self.values:
+            t, node = self.t, self.again[name]
+            self.values[name] = t.named(f"{name} (again)", name, t.like(t.context.view(name)))
+            normalise(t, node, self.values[name], "again")
+        return self.values.get(name, name)
 
     def _info(self, node: Node, kernel: str, shape: tuple[int, ...]) -> StepInfo:
         return StepInfo(node.name, "backward", kernel, "", shape)
@@ -70,14 +83,15 @@ class Backward:
     def _norm(self, node: Norm, gradient: View) -> None:
         """The gradient to the residual takes the place of the one that came, or without any that to the source."""
         t, context = self.t, self.t.context
-        source, out = context.view(node.inputs[0]), context.view(node.name)
+        name = self._value(node.name) if node.clamps else node.name
+        source, out = context.view(node.inputs[0]), context.view(name)
         residual = len(node.inputs) > 1
         to = t.like(gradient) if residual else gradient
         mean, var = t.statistics[node.name]
 
         def emit(plan: _native.Plan) -> None:
             plan.batch_norm_gradient(
-                **normalisation(t, node),
+                **normalisation(t, node, name),
                 gradient=gradient.numbers(),
                 to=to.numbers(),
                 residual_to=gradient.numbers() if residual else None,
@@ -94,7 +108,7 @@ class Backward:
             self._give(node.inputs[1], gradient)
 
     def _pool(self, node: Pool, gradient: View) -> None:
-        t, context, name = self.t, self.t.context, node.inputs[0]
+        t, context, name = self.t, self.t.context, self._value(node.inputs[0])
         clean(t, t.named(f"{node.name} (gradient)", node.name, gradient))
         source, out = context.view(name), context.view(node.name)
         to = t.like(source)
@@ -107,11 +121,11 @@ class Backward:
             plan.max_pool_gradient(**where, out=out.numbers(), taps=taps, gradient=gradient.numbers(), to=to.numbers())
 
         t.add(self._info(node, "pool", context.shape(name)), [source, out, gradient], [to], emit)
-        self._give(name, to)
+        self._give(node.inputs[0], to)
 
     def _depthwise(self, node: Convolve, gradient: View) -> None:
-        t, name = self.t, node.inputs[0]
-        source, scratch = window_of(t, node)
+        t, name = self.t, self._value(node.inputs[0])
+        source, scratch = window_of(t, node, name)
         to = None if name == INPUT else t.like(source)
         weights = t.weights[node.name]
 
@@ -128,26 +142,34 @@ class Backward:
         read = [source, gradient, weights]
         t.add(self._info(node, "depthwise", t.context.shape(name)), read, [] if to is None else [to], emit)
         if to is not None:
-            self._give(name, to)
+            self._give(node.inputs[0], to)
+
+    def _operand(self, node: Convolve, gradient: View) -> Operand:
+        """What the convolution read in the forward pass."""
+        t, name, window = self.t, self._value(node.inputs[0]), taps_of(self.t, node)
+        if name == INPUT:
+            return t.operands[node.name]
+        if reads_in_place(t.context, name, node.name, window):
+            widen(t.context.view(name), window.halo)
+        return operand(t.context, node.name, name, gradient, window)
 
     def _convolve(self, node: Convolve, gradient: View) -> None:
-        t, source = self.t, self.t.operands[node.name]
-        m = forward_matrix(node.pattern, len(source.taps))
+        t, source = self.t, self._operand(node, gradient)
+        m = t.matrices[node.name]
 
         def emit(plan: _native.Plan) -> None:
-            _, columns, start = csr(m)
             plan.conv_gradient(
                 operand=source.view.numbers(),
                 gradient=gradient.numbers(),
-                **tiling(source, gradient, as_sparse(m.density)),
-                columns=columns,
-                start=start,
+                **tiling(source, gradient, as_sparse(node.pattern.density)),
+                columns=m.columns,
+                start=m.start,
                 number=t.output(node.name, "weight"),
             )
 
         shape = t.context.shape(node.name)
         flops = 2.0 * node.pattern.count * shape[1] * shape[2]
-        info = StepInfo(node.name, "weights", "gradient", "", shape, 1 - m.density, flops)
+        info = StepInfo(node.name, "weights", "gradient", "", shape, 1 - node.pattern.density, flops)
         t.add(info, [source.view, gradient], [], emit)
         if node.inputs[0] != INPUT:
             self._to_input(node, gradient)
@@ -157,7 +179,7 @@ class Backward:
         t, name, window = self.t, node.inputs[0], taps_of(self.t, node)
         channels, height, width = t.context.shape(name)
         plane = (-(-height // node.stride[0]), -(-width // node.stride[1]))
-        operand = self._operand(node, gradient, window, plane)
+        operand = self._plane(node, gradient, window, plane)
         if node.stride == (1, 1):
             there = self.gradients.get(name)
             to = there or t.like(t.context.view(name))
@@ -176,7 +198,7 @@ class Backward:
         relay(t.context, made, window.phases, node.stride, to, info)
         self._give(name, to)
 
-    def _operand(self, node: Convolve, gradient: View, window: Taps, plane: Pair) -> View:
+    def _plane(self, node: Convolve, gradient: View, window: Taps, plane: Pair) -> View:
         """The gradient of a convolution's output, in a plane that has a pixel for each of a phase of the input."""
         context, halo = self.t.context, window.halo
         layout = gradient.buffer.layout
@@ -191,6 +213,21 @@ class Backward:
         if halo != (0, 0):
             fill_halo(context, self.t.named(f"{node.name} (gradient)", node.name, gradient))
         return gradient
+
+
+def made_again(nodes: tuple[Node, ...], overwritten: set[str]) -> dict[str, Norm]:
+    """The norms whose output need not be kept: what it is made of is. Of a chain of residuals that is every second.
+
+    What only the average at the end reads would be made again at once.
+    """
+    last = {node.inputs[0] for node in nodes if isinstance(node, AdaptivePool)}
+    again: dict[str, Norm] = {}
+    for node in nodes:
+        if isinstance(node, Norm) and node.name not in last:
+            kept = (name not in again and name not in overwritten for name in node.inputs[1:])
+            if all(kept):
+                again[node.name] = node
+    return again
 
 
 def _of_phase(gradient: View, window: Taps, phase: int) -> Operand:

@@ -34,13 +34,31 @@ class Pack:
 
 @dataclass(frozen=True)
 class Matrix:
-    """A convolution's weights as a kernel sees them: weight entry[i] of the pattern stands in row[i], column[i]."""
+    """A convolution's weights as a kernel sees them, in CSR: where a row starts, and for each weight of it its column
+    and its number in the pattern."""
 
-    rows: int
-    row: Ints
-    column: Ints
+    start: Ints
+    columns: NDArray[np.int32]
     entry: Ints
-    density: float
+    width: int
+
+    @staticmethod
+    def of(rows: int, width: int, row: Ints, column: Ints, entry: Ints) -> Matrix:
+        place = row * width + column
+        if (np.diff(place) < 0).any():
+            rising = np.argsort(place)
+            column, entry = column[rising], entry[rising]
+        start = np.zeros(rows + 1, np.int64)
+        np.cumsum(np.bincount(row, minlength=rows), out=start[1:])
+        return Matrix(start, np.ascontiguousarray(column, np.int32), entry, width)
+
+    @property
+    def rows(self) -> int:
+        return len(self.start) - 1
+
+    def density(self, groups: int) -> float:
+        """Of a convolution of so many groups, whose channels see only those of their own."""
+        return len(self.entry) * groups / (self.rows * self.width)
 
 
 @dataclass
@@ -51,6 +69,7 @@ class Training:
     outputs: list[tuple[str, str, int]]
     packs: list[Pack] = field(default_factory=list)
     operands: dict[str, Operand] = field(default_factory=dict)  # of the convolutions
+    matrices: dict[str, Matrix] = field(default_factory=dict)  # of the convolutions, as the forward pass wants them
     weights: dict[str, View] = field(default_factory=dict)  # of the depthwise ones, as they lie in the arena
     statistics: dict[str, tuple[View, View]] = field(default_factory=dict)  # mean and variance of the norms
     forward: int = -1  # steps of the forward pass, once it is whole
@@ -95,39 +114,37 @@ class Training:
 
     def multiply(self, node: Convolve, m: Matrix, source: Operand, out: View, residual: View | None, what: str) -> None:
         """The step that makes `out` of an operand and the node's weights, sparse or dense."""
+        density = m.density(node.pattern.groups)
         # A block of the grouped dense kernel cannot hold channels of two groups: those go through the sparse one.
-        if (m.density < DENSE_FROM and near(source)) or node.pattern.groups > 1:
+        if (density < DENSE_FROM and near(source)) or node.pattern.groups > 1:
             emit, floats, kind = self._sparse, len(m.entry), "sparse"
         else:
-            emit, floats, kind = self._dense, -(-m.rows // 3) * 3 * source.channels * len(source.taps), "dense"
+            emit, floats, kind = self._dense, -(-m.rows // 3) * 3 * m.width, "dense"
         pack = self.pack(node.name, "weight", floats, np.zeros(0, np.int64))
         reads = [source.view, pack.view] + ([] if residual is None else [residual])
         shape = self.context.shape(node.name)
         flops = 2.0 * len(m.entry) * shape[1] * shape[2]
-        info = StepInfo(node.name, what, kind, f"{m.density:.0%} of the weights left", shape, 1 - m.density, flops)
+        info = StepInfo(node.name, what, kind, f"{density:.0%} of the weights left", shape, 1 - density, flops)
 
         def add(plan: _native.Plan) -> None:
-            density = m.density if kind == "dense" else as_sparse(m.density)
             common: dict[str, Any] = {
                 "operand": source.view.numbers(),
                 "out": out.numbers(),
                 "residual": None if residual is None else residual.numbers(),
-                **tiling(source, out, density),
+                **tiling(source, out, density if kind == "dense" else as_sparse(density)),
                 "by_channels": False,
                 "weights_at": pack.view.buffer.offset,
             }
-            pack.index = emit(plan, m, source, common)
+            pack.index = emit(plan, m, common)
 
         self.context.add(info, out, reads, add)
 
-    def _sparse(self, plan: _native.Plan, m: Matrix, source: Operand, common: dict[str, Any]) -> Ints:
-        rising, columns, start = csr(m)
-        return np.asarray(m.entry[rising][plan.sparse_conv_packed(**common, columns=columns, start=start)])
+    def _sparse(self, plan: _native.Plan, m: Matrix, common: dict[str, Any]) -> Ints:
+        return np.asarray(m.entry[plan.sparse_conv_packed(**common, columns=m.columns, start=m.start)])
 
-    def _dense(self, plan: _native.Plan, m: Matrix, source: Operand, common: dict[str, Any]) -> Ints:
-        width = source.channels * len(source.taps)
-        entry = np.full(m.rows * width + 1, -1)  # the last one for what only fills up
-        entry[m.row * width + m.column] = m.entry
+    def _dense(self, plan: _native.Plan, m: Matrix, common: dict[str, Any]) -> Ints:
+        entry = np.full(m.rows * m.width + 1, -1)  # the last one for what only fills up
+        entry[np.repeat(np.arange(m.rows), np.diff(m.start)) * m.width + m.columns] = m.entry
         return np.asarray(entry[plan.dense_conv_packed(**common, groups=1)])
 
 
@@ -136,29 +153,19 @@ def as_sparse(density: float) -> float:
     return min(density, DENSE_FROM - 1e-6)
 
 
-def csr(m: Matrix) -> tuple[Ints, NDArray[np.int32], Ints]:
-    """The order of the entries by rows and columns, the columns, and where rows start."""
-    rising = np.lexsort((m.column, m.row))
-    start = np.zeros(m.rows + 1, np.int64)
-    np.cumsum(np.bincount(m.row, minlength=m.rows), out=start[1:])
-    return rising, np.ascontiguousarray(m.column[rising], np.int32), start
-
-
 def forward_matrix(pattern: Pattern, taps: int) -> Matrix:
     out, channel, tap = pattern.entries()
-    return Matrix(pattern.shape[0], out, channel * taps + tap, np.arange(pattern.count), pattern.density)
+    return Matrix.of(pattern.shape[0], pattern.channels * taps, out, channel * taps + tap, np.arange(pattern.count))
 
 
 def backward_matrix(pattern: Pattern, taps: Taps, phase: int) -> Matrix:
     """What the input's pixels of a phase get from the output's: rows are input channels, columns (output, tap)."""
     out, channel, tap = pattern.entries()
     of_phase = np.array([p == phase for p, _, _ in taps.taps])
-    number = np.cumsum(of_phase) - 1
+    number, count = np.cumsum(of_phase) - 1, int(of_phase.sum())
     here = of_phase[tap]
-    entry = np.flatnonzero(here)
-    column = out[here] * int(of_phase.sum()) + number[tap[here]]
-    size = pattern.size * int(of_phase.sum()) / pattern.taps
-    return Matrix(pattern.channels, channel[here], column, entry, len(entry) / size)
+    column = out[here] * count + number[tap[here]]
+    return Matrix.of(pattern.channels, pattern.shape[0] * count, channel[here], column, np.flatnonzero(here))
 
 
 def mask(layout: Layout) -> NDArray[np.float32]:

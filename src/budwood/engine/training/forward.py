@@ -55,19 +55,20 @@ def _convolve(t: Training, node: Convolve) -> None:
     if reads_in_place(context, name, node.name, window):
         widen(context.storage.view(name), window.halo)
     source = t.operands[node.name] = operand(context, node.name, name, out, window)
-    t.multiply(node, forward_matrix(node.pattern, len(source.taps)), source, out, None, "forward")
+    m = t.matrices[node.name] = forward_matrix(node.pattern, len(source.taps))
+    t.multiply(node, m, source, out, None, "forward")
 
 
-def window_of(t: Training, node: Convolve) -> tuple[View, Scratch]:
-    """What a depthwise convolution reads, and how a channel of it lies in the scratch memory."""
+def window_of(t: Training, node: Convolve, name: str) -> tuple[View, Scratch]:
+    """What a depthwise convolution reads, by its name, and how a channel of it lies in the scratch memory."""
     layout = t.context.storage.view(node.name).buffer.layout
     assert layout is not None
-    return t.context.view(node.inputs[0]), Scratch(layout, taps_of(t, node))
+    return t.context.view(name), Scratch(layout, taps_of(t, node))
 
 
 def _depthwise(t: Training, node: Convolve) -> None:
     out, pattern = t.context.storage.view(node.name), node.pattern
-    source, scratch = window_of(t, node)
+    source, scratch = window_of(t, node, node.inputs[0])
     dense = np.full(pattern.size, -1)
     dense[np.arange(pattern.size) if pattern.index is None else pattern.index] = np.arange(pattern.count)
     weights = t.weights[node.name] = t.pack(node.name, "weight", pattern.size, dense).view
@@ -82,14 +83,14 @@ def _depthwise(t: Training, node: Convolve) -> None:
     t.context.add(info, out, [source, weights], emit)
 
 
-def normalisation(t: Training, node: Norm) -> dict[str, Any]:
-    """The arguments that both passes of a norm have."""
+def normalisation(t: Training, node: Norm, name: str) -> dict[str, Any]:
+    """The arguments that both passes of a norm have; its output goes by `name`."""
     mean, var = t.statistics[node.name]
     layout = t.context.view(node.inputs[0]).buffer.layout
     assert layout is not None
     return {
         "source": t.context.view(node.inputs[0]).numbers(),
-        "out": t.context.view(node.name).numbers(),
+        "out": t.context.view(name).numbers(),
         "mask": mask(layout),
         "mean_at": mean.buffer.offset,
         "var_at": var.buffer.offset,
@@ -106,20 +107,24 @@ def count(t: Training, node: Norm) -> int:
 
 
 def _norm(t: Training, node: Norm) -> None:
-    shape = t.context.shape(node.name)
-    source, out = t.context.view(node.inputs[0]), t.context.storage.view(node.name)
+    _statistics(t, node, t.context.view(node.inputs[0]))
+    normalise(t, node, node.name, "forward")
+
+
+def normalise(t: Training, node: Norm, name: str, what: str) -> None:
+    """The step that makes the norm's output as the value `name`."""
+    source, out = t.context.view(node.inputs[0]), t.context.storage.view(name)
     residual = t.context.view(node.inputs[1]) if len(node.inputs) > 1 else None
-    mean, var = _statistics(t, node, source)
 
     def emit(plan: _native.Plan) -> None:
         beside = None if residual is None else residual.numbers()
-        plan.batch_norm(**normalisation(t, node), bias=t.input(node.name, "bias"), residual=beside)
+        plan.batch_norm(**normalisation(t, node, name), bias=t.input(node.name, "bias"), residual=beside)
 
-    info = StepInfo(node.name, "forward", "norm", "", shape)
-    t.add(info, [source, mean, var] + ([] if residual is None else [residual]), [out], emit)
+    reads = [source, *t.statistics[node.name]] + ([] if residual is None else [residual])
+    t.add(StepInfo(node.name, what, "norm", "", t.context.shape(node.name)), reads, [out], emit)
 
 
-def _statistics(t: Training, node: Norm, source: View) -> tuple[View, View]:
+def _statistics(t: Training, node: Norm, source: View) -> None:
     shape, layout = t.context.shape(node.name), source.buffer.layout
     assert layout is not None
     if not t.modes[node.name]:
@@ -134,7 +139,6 @@ def _statistics(t: Training, node: Norm, source: View) -> tuple[View, View]:
 
         t.add(StepInfo(node.name, "forward", "statistics", "", shape), [source], [mean, var], measure)
     t.statistics[node.name] = mean, var
-    return mean, var
 
 
 def _pool(t: Training, node: Pool) -> None:

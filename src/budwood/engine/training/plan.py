@@ -12,7 +12,7 @@ from .. import _native
 from ..graph import AdaptivePool, Graph, Shape
 from ..lower import Context, Step, StepInfo, deliver, in_segments
 from ..storage import Buffer, Storage, arrange, is_vector
-from .backward import Backward
+from .backward import Backward, made_again
 from .context import GRADIENT, Training, sizes
 from .forward import forward
 from .nodes import Norm
@@ -108,18 +108,22 @@ def _lowered(
     storage = Storage(both, images, lanes)
     t = Training(Context(both, images, lanes, storage), dict(modes), *sizes(graph, images))
     t.context.users = both.users()
-    _in_place(both, storage)
+    overwritten = _in_place(both, storage)
     for node in both:
         forward(t, node)
     deliver(t.context, region.output, 0)
     t.forward = len(t.context.steps)
     if gradients:
-        Backward(t).run(region.nodes)
+        Backward(t, made_again(region.nodes, overwritten)).run(region.nodes)
     return t
 
 
-def _in_place(graph: Graph, storage: Storage) -> None:
-    """A norm writes over its residual where that is a norm's that nobody else needs, not even its gradient."""
+def _in_place(graph: Graph, storage: Storage) -> set[str]:
+    """A norm writes over its residual where that is a norm's that nobody else needs, not even its gradient.
+
+    Returns what is so overwritten.
+    """
+    found = set()
     users = graph.users()
     made = {node.name: node for node in graph}
     for node in graph:
@@ -127,6 +131,8 @@ def _in_place(graph: Graph, storage: Storage) -> None:
             residual = made.get(node.inputs[1])
             if isinstance(residual, Norm) and not residual.clamps and users[residual.name] == [node]:
                 storage.views[node.name] = storage.views[residual.name]
+                found.add(residual.name)
+    return found
 
 
 def _lives(t: Training, steps: list[Step], segments: Segments) -> None:
