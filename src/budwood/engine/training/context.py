@@ -16,6 +16,7 @@ from ..lower import Context, Emit, Step, StepInfo
 from ..lowering.conv import DENSE_FROM, near, tiling
 from ..lowering.operand import Operand, Taps
 from ..storage import Buffer, View
+from .choice import Choice, chosen
 from .nodes import Convolve, Ints, Norm, Pattern
 
 GRADIENT = "gradient"
@@ -56,6 +57,11 @@ class Matrix:
     def rows(self) -> int:
         return len(self.start) - 1
 
+    @property
+    def packed(self) -> int:
+        """Weights of the dense kernel, which computes three rows at a time."""
+        return -(-self.rows // 3) * 3 * self.width
+
     def density(self, groups: int) -> float:
         """Of a convolution of so many groups, whose channels see only those of their own."""
         return len(self.entry) * groups / (self.rows * self.width)
@@ -67,6 +73,7 @@ class Training:
     modes: dict[str, bool]  # whether each norm takes the batch's statistics
     inputs: list[tuple[str, str, int]]  # module, what of it, floats
     outputs: list[tuple[str, str, int]]
+    isa: str
     packs: list[Pack] = field(default_factory=list)
     operands: dict[str, Operand] = field(default_factory=dict)  # of the convolutions
     matrices: dict[str, Matrix] = field(default_factory=dict)  # of the convolutions, as the forward pass wants them
@@ -114,38 +121,49 @@ class Training:
 
     def multiply(self, node: Convolve, m: Matrix, source: Operand, out: View, residual: View | None, what: str) -> None:
         """The step that makes `out` of an operand and the node's weights, sparse or dense."""
-        density = m.density(node.pattern.groups)
-        # A block of the grouped dense kernel cannot hold channels of two groups: those go through the sparse one.
-        if (density < DENSE_FROM and near(source)) or node.pattern.groups > 1:
-            emit, floats, kind = self._sparse, len(m.entry), "sparse"
-        else:
-            emit, floats, kind = self._dense, -(-m.rows // 3) * 3 * m.width, "dense"
-        pack = self.pack(node.name, "weight", floats, np.zeros(0, np.int64))
-        reads = [source.view, pack.view] + ([] if residual is None else [residual])
-        shape = self.context.shape(node.name)
-        flops = 2.0 * len(m.entry) * shape[1] * shape[2]
-        info = StepInfo(node.name, what, kind, f"{density:.0%} of the weights left", shape, 1 - density, flops)
+        density, packed = m.density(node.pattern.groups), {"sparse": len(m.entry), "dense": m.packed}
 
-        def add(plan: _native.Plan) -> None:
+        def add(plan: _native.Plan, kind: str, source: Operand, out: View, residual: View | None, at: int) -> Ints:
             common: dict[str, Any] = {
                 "operand": source.view.numbers(),
                 "out": out.numbers(),
                 "residual": None if residual is None else residual.numbers(),
                 **tiling(source, out, density if kind == "dense" else as_sparse(density)),
                 "by_channels": False,
-                "weights_at": pack.view.buffer.offset,
+                "weights_at": at,
             }
-            pack.index = emit(plan, m, common)
+            return _sparse(plan, m, common) if kind == "sparse" else _dense(plan, m, common)
 
-        self.context.add(info, out, reads, add)
+        def alone(plan: _native.Plan, kind: str, source: Operand, out: View) -> None:
+            add(plan, kind, source, out, None, 0)
 
-    def _sparse(self, plan: _native.Plan, m: Matrix, common: dict[str, Any]) -> Ints:
-        return np.asarray(m.entry[plan.sparse_conv_packed(**common, columns=m.columns, start=m.start)])
+        if node.pattern.groups > 1:
+            # A block of the grouped dense kernel cannot hold channels of two groups.
+            choice = Choice("sparse", f"{node.pattern.groups} groups")
+        elif not near(source):
+            choice = Choice("dense", "its operands lie far apart")
+        else:
+            choice = chosen(self.isa, density, max(packed.values()), source, out, alone)
+        pack = self.pack(node.name, "weight", packed[choice.kind], np.zeros(0, np.int64))
+        reads = [source.view, pack.view] + ([] if residual is None else [residual])
+        shape = self.context.shape(node.name)
+        flops = 2.0 * len(m.entry) * shape[1] * shape[2]
+        info = StepInfo(node.name, what, choice.kind, choice.reason, shape, 1 - density, flops)
 
-    def _dense(self, plan: _native.Plan, m: Matrix, common: dict[str, Any]) -> Ints:
-        entry = np.full(m.rows * m.width + 1, -1)  # the last one for what only fills up
-        entry[np.repeat(np.arange(m.rows), np.diff(m.start)) * m.width + m.columns] = m.entry
-        return np.asarray(entry[plan.dense_conv_packed(**common, groups=1)])
+        def emit(plan: _native.Plan) -> None:
+            pack.index = add(plan, choice.kind, source, out, residual, pack.view.buffer.offset)
+
+        self.context.add(info, out, reads, emit)
+
+
+def _sparse(plan: _native.Plan, m: Matrix, common: dict[str, Any]) -> Ints:
+    return np.asarray(m.entry[plan.sparse_conv_packed(**common, columns=m.columns, start=m.start)])
+
+
+def _dense(plan: _native.Plan, m: Matrix, common: dict[str, Any]) -> Ints:
+    entry = np.full(m.rows * m.width + 1, -1)  # the last one for what only fills up
+    entry[np.repeat(np.arange(m.rows), np.diff(m.start)) * m.width + m.columns] = m.entry
+    return np.asarray(entry[plan.dense_conv_packed(**common, groups=1)])
 
 
 def as_sparse(density: float) -> float:

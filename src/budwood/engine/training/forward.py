@@ -79,7 +79,7 @@ def _depthwise(t: Training, node: Convolve) -> None:
         plan.depthwise_packed(**where, out=out.numbers(), residual=None, taps=scratch.offsets(), weights_at=at)
 
     shape = t.context.shape(node.name)
-    info = StepInfo(node.name, "forward", "depthwise", "one channel each", shape, 1 - pattern.density)
+    info = StepInfo(node.name, "forward", "depthwise", "", shape, 1 - pattern.density)
     t.context.add(info, out, [source, weights], emit)
 
 

@@ -11,7 +11,6 @@ import torch
 from torch import Tensor, fx, nn
 
 from ...core.errors import UserError
-from ..lowering.conv import DENSE_FROM
 from ..native import instruction_set
 from .function import through, update_running
 from .plan import TrainingPlan
@@ -155,9 +154,12 @@ class _Engine:
         convs = parts.split.region.convolutions
         wide = max(len(c.name) for c in convs)
         lines = [f"{len(convs)} convolutions through the engine, up to {parts.split.region.output}"]
+        kernels = {} if parts.latest is None else parts.latest.kernels()
         for name, pattern in ((conv.name, conv.pattern) for conv in convs):
-            kind = "depthwise" if pattern.is_depthwise else "sparse" if pattern.density < DENSE_FROM else "dense"
-            lines.append(f"  {name:<{wide}}  {kind:<9} {1 - pattern.density:>4.0%} zeros  {pattern.shape}")
+            chosen = kernels.get(name, "")
+            lines.append(
+                f"  {name:<{wide}}  {1 - pattern.density:>4.0%} zeros  {pattern.shape!s:<18}  {chosen}".rstrip()
+            )
         lines.append(f"the rest in PyTorch; {parts.split.reason}" if parts.split.reason else "all of it")
         return "\n".join([*lines, f"last call: {self.last}"])
 
@@ -177,6 +179,7 @@ class _Parts:
         self.split = parts
         self.region: Region = parts.region
         self._plans: dict[Key, TrainingPlan | str] = {}
+        self.latest: TrainingPlan | None = None
         self._lock = threading.Lock()
         self.modules = {n.name: model.get_submodule(n.name) for n in (*self.region.convolutions, *self.region.norms)}
         self.norms = [self.modules[n.name] for n in self.region.norms]
@@ -207,7 +210,12 @@ class _Parts:
                     self._plans[key] = made
                 except ValueError as error:
                     self._plans[key] = str(error)
-            return self._plans[key]
+            found = self._plans[key]
+            if isinstance(found, TrainingPlan) and found is not self.latest:
+                if self.latest is not None:
+                    self.latest.free()
+                self.latest = found
+            return found
 
     def features(self, plan: TrainingPlan, x: Tensor) -> Tensor:
         """What the region makes of the images; the norms in training update their running statistics."""

@@ -31,7 +31,7 @@ class TrainingPlan:
     def __init__(
         self, region: Region, images: int, shape: Shape, modes: Mapping[str, bool], gradients: bool, isa: str
     ) -> None:
-        t = _lowered(region, images, shape, modes, gradients, _native.lanes(isa))
+        t = _lowered(region, images, shape, modes, gradients, isa)
         steps = t.context.steps
         parts = [in_segments(steps[: t.forward], images), in_segments(steps[t.forward :], images)]
         later = [(group, [s + t.forward for s in members]) for group, members in parts[1]]
@@ -85,6 +85,19 @@ class TrainingPlan:
         """Memory for one forward pass and the backward pass that follows it."""
         return self._plan.take()
 
+    def free(self) -> None:
+        """Gives back the memory of passes that are done; the next one takes it anew."""
+        self._plan.free_arenas()
+
+    def kernels(self) -> dict[str, str]:
+        """What makes each convolution's output, and its input's gradient; measured ones with how they compared."""
+        found: dict[str, dict[str, None]] = {}
+        for step in self.steps:
+            if step.kernel in ("sparse", "dense", "depthwise"):
+                why = f" ({step.reason})" if step.reason else ""
+                found.setdefault(step.node, {})[f"{step.op} {step.kernel}{why}"] = None
+        return {name: ", ".join(texts) for name, texts in found.items()}
+
     def forward(
         self, arena: Any, inputs: Sequence[Any], outputs: Sequence[Any], threads: int, timed: bool = False
     ) -> list[float]:
@@ -97,7 +110,7 @@ class TrainingPlan:
 
 
 def _lowered(
-    region: Region, images: int, shape: Shape, modes: Mapping[str, bool], gradients: bool, lanes: int
+    region: Region, images: int, shape: Shape, modes: Mapping[str, bool], gradients: bool, isa: str
 ) -> Training:
     graph = region.graph(shape)
     single = [n.name for n in graph if is_vector(graph.shapes[n.name]) and not isinstance(n, AdaptivePool)]
@@ -105,8 +118,9 @@ def _lowered(
         raise ValueError(f"the feature map of {single[0]} has a single pixel")
     out = graph.shapes[region.output]
     both = Graph({INPUT: shape, GRADIENT: out}, region.nodes, (region.output,))
+    lanes = _native.lanes(isa)
     storage = Storage(both, images, lanes)
-    t = Training(Context(both, images, lanes, storage), dict(modes), *sizes(graph, images))
+    t = Training(Context(both, images, lanes, storage), dict(modes), *sizes(graph, images), isa)
     t.context.users = both.users()
     overwritten = _in_place(both, storage)
     for node in both:
