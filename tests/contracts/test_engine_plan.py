@@ -162,7 +162,7 @@ def test_damaged_calls_are_refused_or_harmless(isa: str, seed: int) -> None:
 
 # No file leads to these: only `budwood.accelerate` calls them, whose own tests try what they refuse.
 TRAINING = {
-    "take", "free_arenas", "run_turns", "pack", "sparse_conv_packed", "dense_conv_packed", "conv_gradient", 
+    "take", "free_arenas", "run_turns", "pack", "sparse_conv_packed", "dense_conv_packed", "conv_gradient",
     "batch_statistics",
     "batch_norm", "batch_norm_gradient", "statistics_out", "spread", "max_pool_gradient", "depthwise_packed",
     "depthwise_gradient",
