@@ -141,8 +141,7 @@ def made(kind: str, *, sparsity: float = 0.8, seed: int = 0, kinks: bool = True)
 def plainly(model: Accelerated) -> nn.Module:
     """The same network, of which nothing goes through the engine: a hook inside is enough."""
     plain = copy.deepcopy(model)
-    first = next(m for m in plain.modules() if isinstance(m, nn.Conv2d))
-    first.register_forward_hook(lambda module, given, out: None)
+    next(plain.children()).register_forward_hook(lambda module, given, out: None)
     return plain
 
 
@@ -196,6 +195,31 @@ def test_gradients_are_as_near_to_float64_as_pytorch_s(kind, size, batch, sparsi
         # Where the norms behind cancel it the gradient of a bias is zero, and only rounding is left.
         scale = 1e-4 * total
         assert apart(found[name], gradient, scale) < 2 * apart(theirs[name], gradient, scale) + 1e-6, name
+
+
+BEGINNINGS: dict[str, list[nn.Module]] = {
+    "sparse": conv_norm(3, 16, 3, 1),
+    "stride": conv_norm(3, 16, 5, 2),
+    "depthwise": conv_norm(3, 3, 3, 1, groups=3) + conv_norm(3, 16, 1, 1),
+    "norm": [nn.BatchNorm2d(3), *conv_norm(3, 16, 3, 1, padding=0)],
+}
+
+
+@pytest.mark.parametrize("kind", BEGINNINGS)
+@pytest.mark.parametrize("batch", [1, 16])
+def test_gradients_to_the_images(kind, batch):
+    torch.manual_seed(0)
+    stem = nn.Conv2d(3, 3, 1)  # which `pruned` leaves alone
+    begin = pruned(nn.Sequential(stem, *copy.deepcopy(BEGINNINGS[kind])), 0.6)[1:]
+    model = budwood.accelerate(begin)
+    found = []
+    for net in (copy.deepcopy(model).double(), model, plainly(model)):
+        images = torch.randn(batch, 3, 21, 30, generator=torch.Generator().manual_seed(1))
+        images = images.to(next(net.parameters()).dtype).requires_grad_()
+        net(images).pow(3).sum().backward()
+        found.append(images.grad.double())
+    assert went_through_the_engine(model)
+    assert apart(found[1], found[0]) < 2 * apart(found[2], found[0]) + 5e-7
 
 
 @pytest.mark.parametrize("kind", NETWORKS)

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 from .. import _native
 from ..graph import AdaptivePool, Node, Pair, Pool
-from ..lower import StepInfo, fill_halo
+from ..lower import StepInfo, deliver, fill_halo
 from ..lowering.channelwise import Scratch
 from ..lowering.conv import tiling
 from ..lowering.operand import Operand, PhaseView, Taps, fill_of, pool_taps
@@ -24,6 +24,7 @@ from .relay import relay
 @dataclass
 class Backward:
     t: Training
+    to_image: bool
     gradients: dict[str, View] = field(default_factory=dict)
 
     def run(self, nodes: tuple[Node, ...]) -> None:
@@ -39,6 +40,12 @@ class Backward:
             else:
                 assert isinstance(node, AdaptivePool)
                 self._average(node, gradient)
+        if self.to_image:
+            name = self.t.named("image (gradient)", INPUT, self.gradients[INPUT])
+            deliver(self.t.context, name, self.t.output("", "image"))
+
+    def _wanted(self, name: str) -> bool:
+        return name != INPUT or self.to_image
 
     def _info(self, node: Node, kernel: str, shape: tuple[int, ...]) -> StepInfo:
         return StepInfo(node.name, "backward", kernel, "", shape)
@@ -112,7 +119,7 @@ class Backward:
     def _depthwise(self, node: Convolve, gradient: View) -> None:
         t, name = self.t, node.inputs[0]
         source, scratch = window_of(t, node)
-        to = None if name == INPUT else t.like(source)
+        to = t.like(source) if self._wanted(name) else None
         weights = t.weights[node.name]
 
         def emit(plan: _native.Plan) -> None:
@@ -149,7 +156,7 @@ class Backward:
         flops = 2.0 * node.pattern.count * shape[1] * shape[2]
         info = StepInfo(node.name, "weights", "gradient", "", shape, 1 - m.density, flops)
         t.add(info, [source.view, gradient], [], emit)
-        if node.inputs[0] != INPUT:
+        if self._wanted(node.inputs[0]):
             self._to_input(node, gradient)
 
     def _to_input(self, node: Convolve, gradient: View) -> None:
@@ -160,7 +167,7 @@ class Backward:
         operand = self._operand(node, gradient, window, plane)
         if node.stride == (1, 1):
             there = self.gradients.get(name)
-            to = there or t.like(t.context.view(name))
+            to = there or t.like(t.context.storage.view(name))
             m = backward_matrix(node.pattern, window, 0)
             t.multiply(node, m, _of_phase(operand, window, 0), to, there, "backward")
             self.gradients[name] = to
@@ -171,7 +178,7 @@ class Backward:
             m = backward_matrix(node.pattern, window, p)
             out = PhaseView(made.buffer, p, channels, phases)
             t.multiply(node, m, _of_phase(operand, window, p), out, None, "backward")
-        to = t.like(t.context.view(name))
+        to = t.like(t.context.storage.view(name))
         info = StepInfo(node.name, "backward", "repack", f"{phases} phases", t.context.shape(name))
         relay(t.context, made, window.phases, node.stride, to, info)
         self._give(name, to)

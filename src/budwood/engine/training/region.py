@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from ...core.errors import UserError
 from ..graph import AdaptivePool, Graph, Node, Pool, Shape
 from .nodes import Convolve, Norm, Pattern
-from .sparse import SparseConv2d, is_same, pair
+from .sparse import SparseConv2d, SparseWeight, is_same, pair
 
 INPUT = "image"
 _RELU: dict[Any, tuple[float, float]] = {
@@ -70,7 +70,7 @@ class Split:
 
 class _Tracer(fx.Tracer):
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        kinds = (nn.Conv2d, nn.BatchNorm2d, SparseConv2d)
+        kinds = (nn.Conv2d, nn.BatchNorm2d, SparseWeight)
         return isinstance(m, kinds) or "Drop" in type(m).__name__ or super().is_leaf_module(m, module_qualified_name)
 
 
