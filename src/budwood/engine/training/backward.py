@@ -34,6 +34,9 @@ class Backward:
             if isinstance(node, Norm):
                 self._norm(node, gradient)
             elif isinstance(node, Convolve):
+                if any(isinstance(user, Convolve) for user in self.t.context.users[node.name]):
+                    # What a convolution gave, and no norm has passed on, holds sums where there are no pixels.
+                    clean(self.t, self._named(node, gradient))
                 self._depthwise(node, gradient) if node.pattern.is_depthwise else self._convolve(node, gradient)
             elif isinstance(node, Pool):
                 self._pool(node, gradient)
@@ -43,6 +46,9 @@ class Backward:
         if self.to_image:
             name = self.t.named("image (gradient)", INPUT, self.gradients[INPUT])
             deliver(self.t.context, name, self.t.output("", "image"))
+
+    def _named(self, node: Node, gradient: View) -> str:
+        return self.t.named(f"{node.name} (gradient)", node.name, gradient)
 
     def _wanted(self, name: str) -> bool:
         return name != INPUT or self.to_image
@@ -102,7 +108,7 @@ class Backward:
 
     def _pool(self, node: Pool, gradient: View) -> None:
         t, context, name = self.t, self.t.context, node.inputs[0]
-        clean(t, t.named(f"{node.name} (gradient)", node.name, gradient))
+        clean(t, self._named(node, gradient))
         source, out = context.view(name), context.view(node.name)
         to = t.like(source)
         assert out.buffer.layout is not None
@@ -196,7 +202,7 @@ class Backward:
             return dealt
         widen(gradient, halo)
         if halo != (0, 0):
-            fill_halo(context, self.t.named(f"{node.name} (gradient)", node.name, gradient))
+            fill_halo(context, self._named(node, gradient))
         return gradient
 
 
