@@ -12,10 +12,13 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, multiprocessing, nn
 from torch.nn import functional as F
+from torchvision.models import vgg as torchvision_vgg
 from torchvision.models.resnet import BasicBlock, Bottleneck
+from torchvision.models.vgg import make_layers
 
 import budwood
 from budwood.engine.training.module import Accelerated
+from budwood.engine.training.region import split
 
 Gradients = dict[str, Tensor]
 
@@ -101,12 +104,62 @@ def odd() -> nn.Module:
     )
 
 
+def bare() -> nn.Module:
+    """Biases, activations and none of both between convolutions, and one batch norm behind a bias."""
+    return nn.Sequential(
+        nn.Conv2d(3, 16, 3, padding=1),
+        nn.BatchNorm2d(16),
+        nn.Conv2d(16, 16, 3, padding=1),
+        nn.Conv2d(16, 16, 3, 2, bias=False),
+        nn.ReLU(),
+        nn.Conv2d(16, 24, 3, padding=1, groups=2),
+        nn.ReLU6(),
+        nn.Conv2d(24, 24, 3, padding=1, groups=24, bias=False),
+        nn.Conv2d(24, 20, 3, padding=1, bias=False),
+        nn.MaxPool2d(3, 2),
+        nn.ReLU(),
+        nn.Conv2d(20, 24, 1),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(24, 5),
+    )
+
+
+class Before(nn.Module):
+    """Activations before the convolutions: what is summed is no norm's output, and is read twice."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 16, 3, padding=1)
+        self.norms = nn.ModuleList(nn.BatchNorm2d(16) for _ in range(2))
+        self.convs = nn.ModuleList(nn.Conv2d(16, 16, 3, padding=1, bias=b) for b in (False, True, False, False))
+        self.relu = nn.ReLU()
+        self.head = nn.Linear(16, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        for number, norm in enumerate(self.norms):
+            inside = self.convs[2 * number](self.relu(norm(x)))
+            x = x + self.convs[2 * number + 1](self.relu(inside))
+        return self.head(self.relu(x).mean((2, 3)))  # type: ignore[no-any-return]
+
+
+def vgg(norm: bool) -> nn.Module:
+    """torchvision's layers, but narrow."""
+    features = make_layers([16, "M", 24, "M", 40, 40, "M", 32], batch_norm=norm)
+    return nn.Sequential(features, nn.AdaptiveAvgPool2d((7, 7)), nn.Flatten(), nn.Linear(32 * 49, 5))
+
+
 NETWORKS: dict[str, Callable[[], nn.Module]] = {
     "basic": basic,
     "bottleneck": bottleneck,
     "mobile": mobile,
     "lite": lite,
     "odd": odd,
+    "bare": bare,
+    "before": Before,
+    "vgg": lambda: vgg(False),
+    "vgg_bn": lambda: vgg(True),
 }
 
 
@@ -176,6 +229,11 @@ def apart(a: Tensor, b: Tensor, scale: float = 0.0) -> float:
         ("lite", (55, 38), 1),
         ("odd", (32, 32), 4),
         ("odd", (47, 38), 3),
+        ("bare", (21, 26), 3),
+        ("bare", (47, 38), 16),
+        ("before", (21, 26), 3),
+        ("vgg", (64, 64), 2),
+        ("vgg_bn", (57, 64), 4),
     ],
 )
 @pytest.mark.parametrize("sparsity", [0.3, 0.9])
@@ -236,6 +294,14 @@ def test_gradients_of_networks_with_kinks(kind):
         errors.append(max(apart(found[n], g, 1e-2 * total) for n, g in wanted.items()))
     assert sorted(errors)[1] < 2e-5
     assert max(errors) < 0.2
+
+
+@pytest.mark.parametrize(("kind", "last"), [("vgg11", "features.20"), ("vgg11_bn", "features.28")])
+def test_torchvision_s_vgg_up_to_its_average(kind, last):
+    with torch.device("meta"):
+        found = split(getattr(torchvision_vgg, kind)())
+    assert found.region.output == last and len(found.region.convolutions) == 8
+    assert found.reason.startswith("avgpool")
 
 
 @pytest.mark.parametrize(("kind", "batch"), [("basic", 3), ("lite", 4), ("odd", 5)])

@@ -168,7 +168,7 @@ class Small(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         torch.manual_seed(1)
-        self.features = nn.Sequential(nn.Conv2d(3, 24, 3, 2, 1, bias=False), nn.BatchNorm2d(24), nn.ReLU())
+        self.features = nn.Sequential(nn.Conv2d(3, 24, 3, 2, 1), nn.ReLU())
         self.pool = nn.AdaptiveAvgPool2d((7, 7))
         hidden = nn.Linear(24 * 49, 64)
         self.classifier = nn.Sequential(hidden, nn.ReLU(), nn.Dropout(0.0), nn.Linear(64, 5))

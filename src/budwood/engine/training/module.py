@@ -187,7 +187,7 @@ class _Parts:
         self.region: Region = parts.region
         self._plans: dict[Key, TrainingPlan | str] = {}
         self._lock = threading.Lock()
-        self.modules = {n.name: model.get_submodule(n.name) for n in (*self.region.convolutions, *self.region.norms)}
+        self.modules = parts.modules
         self.norms = [self.modules[n.name] for n in self.region.norms]
         self.named = [(n.name, what) for n in self.region.convolutions for what in ("weight",)]
         self.named += [(n.name, what) for n in self.region.norms for what in ("weight", "bias")]
@@ -226,7 +226,9 @@ class _Parts:
         statistics = {name: torch.empty(2, size) for name, size in plan.measured.items()}
         features = through(plan, x, numbers, running, statistics)
         for name, found in statistics.items():
-            update_running(self.modules[name], found, plan.counts[name])
+            norm = self.modules[name]
+            assert isinstance(norm, nn.BatchNorm2d)
+            update_running(norm, found, plan.counts[name])
         return features if self.region.keeps_plane or plan.features[1:] != (1, 1) else features.flatten(1)
 
     def explain(self) -> list[str]:
