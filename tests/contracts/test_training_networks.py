@@ -17,6 +17,7 @@ from torchvision.models.resnet import BasicBlock, Bottleneck
 from torchvision.models.vgg import make_layers
 
 import budwood
+from budwood import UserError
 from budwood.engine.training.module import Accelerated
 from budwood.engine.training.region import split
 
@@ -144,6 +145,24 @@ class Before(nn.Module):
         return self.head(self.relu(x).mean((2, 3)))  # type: ignore[no-any-return]
 
 
+def average() -> nn.Module:
+    """Average pooling of several kinds, with a single channel as well."""
+    return nn.Sequential(
+        *conv_norm(3, 16, 3, 1),
+        nn.AvgPool2d(2),
+        *conv_norm(16, 24, 3, 1),
+        nn.ReLU(),
+        nn.AvgPool2d(3, 2, 1),
+        nn.AvgPool2d((3, 2), 1, (0, 1), divisor_override=5),
+        *conv_norm(24, 1, 3, 1, padding=2),
+        nn.AvgPool2d(3, 1, 1),
+        nn.Conv2d(1, 12, 3),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(12, 5),
+    )
+
+
 def vgg(norm: bool) -> nn.Module:
     """torchvision's layers, but narrow."""
     features = make_layers([16, "M", 24, "M", 40, 40, "M", 32], batch_norm=norm)
@@ -158,6 +177,7 @@ NETWORKS: dict[str, Callable[[], nn.Module]] = {
     "odd": odd,
     "bare": bare,
     "before": Before,
+    "average": average,
     "vgg": lambda: vgg(False),
     "vgg_bn": lambda: vgg(True),
 }
@@ -232,6 +252,8 @@ def apart(a: Tensor, b: Tensor, scale: float = 0.0) -> float:
         ("bare", (21, 26), 3),
         ("bare", (47, 38), 16),
         ("before", (21, 26), 3),
+        ("average", (33, 41), 3),
+        ("average", (32, 24), 16),
         ("vgg", (64, 64), 2),
         ("vgg_bn", (57, 64), 4),
     ],
@@ -294,6 +316,17 @@ def test_gradients_of_networks_with_kinks(kind):
         errors.append(max(apart(found[n], g, 1e-2 * total) for n, g in wanted.items()))
     assert sorted(errors)[1] < 2e-5
     assert max(errors) < 0.2
+
+
+@pytest.mark.parametrize("pool", [nn.AvgPool2d(3, 2, 1, count_include_pad=False), nn.AvgPool2d(2, ceil_mode=True)])
+def test_average_pooling_with_windows_of_several_sizes_ends_the_region(pool):
+    found = split(nn.Sequential(*conv_norm(3, 8, 3, 1), pool, nn.Conv2d(8, 8, 1), nn.ReLU()))
+    assert found.region.output == "1" and "windows of several sizes" in found.reason
+
+
+def test_average_pooling_alone_is_no_region():
+    with pytest.raises(UserError, match="no beginning of the network"):
+        split(nn.Sequential(nn.AvgPool2d(2), nn.Flatten(), nn.Linear(12, 5)))
 
 
 @pytest.mark.parametrize(("kind", "last"), [("vgg11", "features.20"), ("vgg11_bn", "features.28")])

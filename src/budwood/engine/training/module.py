@@ -232,7 +232,8 @@ class _Parts:
         return features if self.region.keeps_plane or plan.features[1:] != (1, 1) else features.flatten(1)
 
     def explain(self) -> list[str]:
-        convs, reason = self.region.convolutions, self.split.reason
+        convs = [conv for conv in self.region.convolutions if isinstance(self.modules[conv.name], nn.Module)]
+        reason = self.split.reason
         wide = max(len(c.name) for c in convs)
         lines = [f"{len(convs)} convolutions through the engine, up to {self.region.output}"]
         for name, pattern in ((conv.name, conv.pattern) for conv in convs):

@@ -1,7 +1,8 @@
 """From a module to the part of it that is trained through the engine: its longest beginning of a known kind.
 
-Known are convolutions, batch norms, biases, sums, ReLU and ReLU6, max pooling, and the global average. What comes after
-stays in PyTorch. A bias, a sum or an activation that no batch norm takes with it is a norm of its own.
+Known are convolutions, batch norms, biases, sums, ReLU and ReLU6, pooling, and the global average. What comes after
+stays in PyTorch. A bias, a sum or an activation that no batch norm takes with it is a norm of its own, and average
+pooling a depthwise convolution, both with constants for numbers.
 """
 
 from __future__ import annotations
@@ -60,10 +61,15 @@ class Region:
         return [n for n in self.nodes if isinstance(n, Norm)]
 
 
-class Shift:
-    """The numbers of a norm that adds a layer's bias, or nothing: its statistics are constants."""
+class Constants:
+    """The numbers of a node that is no layer of its own kind, in place of a module's."""
 
+    weight: Tensor
     training = False
+
+
+class Shift(Constants):
+    """Of a norm that adds a layer's bias, or nothing: its statistics are constants."""
 
     def __init__(self, layer: nn.Module | None, channels: int) -> None:
         self.layer = layer
@@ -77,6 +83,14 @@ class Shift:
         return found
 
 
+class Average(Constants):
+    """Of the depthwise convolution that an average pooling is."""
+
+    def __init__(self, pool: nn.AvgPool2d, channels: int) -> None:
+        taps = math.prod(pair(pool.kernel_size))
+        self.weight = torch.full((channels * taps,), 1 / (pool.divisor_override or taps))
+
+
 @dataclass(frozen=True)
 class Split:
     """A network cut in two. `rest` reads the region's output; `reason` says why it does not belong to it.
@@ -87,7 +101,7 @@ class Split:
     region: Region
     rest: fx.Graph
     reason: str
-    modules: Mapping[str, nn.Module | Shift]
+    modules: Mapping[str, nn.Module | Constants]
 
 
 class _Tracer(fx.Tracer):
@@ -106,7 +120,7 @@ def split(model: nn.Module) -> Split:
     except Exception as error:  # whatever the network's own code raises for a value that is none
         raise UserError(f"the network cannot be traced: {str(error).splitlines()[0]}") from None
     found = _Reader(model, graph).read()
-    if not any(isinstance(node, Convolve) for node in found.region.nodes):
+    if not any(isinstance(found.modules[conv.name], nn.Module) for conv in found.region.convolutions):
         raise UserError(f"no beginning of the network goes through the engine: {found.reason}")
     return found
 
@@ -117,7 +131,7 @@ class _Reader:
     graph: fx.Graph
     nodes: list[Node] = field(default_factory=list)
     names: dict[fx.Node, str] = field(default_factory=dict)  # what each value of the network is called here
-    modules: dict[str, nn.Module | Shift] = field(default_factory=dict)
+    modules: dict[str, nn.Module | Constants] = field(default_factory=dict)
     planes: set[fx.Node] = field(default_factory=set)
 
     def read(self) -> Split:
@@ -204,6 +218,10 @@ class _Reader:
             self._clamp(node, *_RELU[kind])
         elif isinstance(module, nn.MaxPool2d) and kind is nn.MaxPool2d:
             self._append(node, _max_pool(name, source, module))
+        elif isinstance(module, nn.AvgPool2d) and kind is nn.AvgPool2d:
+            channels = self._channels(source)
+            self._append(node, _average_pool(name, source, module, channels))
+            self.modules[name] = Average(module, channels)
         elif kind is nn.AdaptiveAvgPool2d and pair(module.output_size) == (1, 1):
             self._append(node, AdaptivePool(name, (source,)))
             self.planes.add(node)
@@ -318,6 +336,15 @@ def _max_pool(name: str, source: str, pool: nn.MaxPool2d) -> Pool:
     edges = (vertical, vertical, horizontal, horizontal)
     kernel, stride, dilation = pair(pool.kernel_size), pair(pool.stride), pair(pool.dilation)
     return Pool(name, (source,), "max", kernel, stride, edges, dilation, pool.ceil_mode)
+
+
+def _average_pool(name: str, source: str, pool: nn.AvgPool2d, channels: int) -> Convolve:
+    vertical, horizontal = pair(pool.padding)
+    if pool.ceil_mode or ((vertical or horizontal) and not pool.count_include_pad):
+        raise _Unknown("average pooling with windows of several sizes")
+    pattern = Pattern((channels, 1, *pair(pool.kernel_size)), channels, None)
+    edges = (vertical, vertical, horizontal, horizontal)
+    return Convolve(name, (source,), pattern, pair(pool.stride), edges, (1, 1))
 
 
 def _drops_nothing(module: nn.Module | None) -> bool:
