@@ -12,10 +12,14 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, multiprocessing, nn
 from torch.nn import functional as F
+from torchvision.models import vgg as torchvision_vgg
 from torchvision.models.resnet import BasicBlock, Bottleneck
+from torchvision.models.vgg import make_layers
 
 import budwood
+from budwood import UserError
 from budwood.engine.training.module import Accelerated
+from budwood.engine.training.region import split
 
 Gradients = dict[str, Tensor]
 
@@ -101,12 +105,81 @@ def odd() -> nn.Module:
     )
 
 
+def bare() -> nn.Module:
+    """Biases, activations and none of both between convolutions, and one batch norm behind a bias."""
+    return nn.Sequential(
+        nn.Conv2d(3, 16, 3, padding=1),
+        nn.BatchNorm2d(16),
+        nn.Conv2d(16, 16, 3, padding=1),
+        nn.Conv2d(16, 16, 3, 2, bias=False),
+        nn.ReLU(),
+        nn.Conv2d(16, 24, 3, padding=1, groups=2),
+        nn.ReLU6(),
+        nn.Conv2d(24, 24, 3, padding=1, groups=24, bias=False),
+        nn.Conv2d(24, 20, 3, padding=1, bias=False),
+        nn.MaxPool2d(3, 2),
+        nn.ReLU(),
+        nn.Conv2d(20, 24, 1),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(24, 5),
+    )
+
+
+class Before(nn.Module):
+    """Activations before the convolutions: what is summed is no norm's output, and is read twice."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 16, 3, padding=1)
+        self.norms = nn.ModuleList(nn.BatchNorm2d(16) for _ in range(2))
+        self.convs = nn.ModuleList(nn.Conv2d(16, 16, 3, padding=1, bias=b) for b in (False, True, False, False))
+        self.relu = nn.ReLU()
+        self.head = nn.Linear(16, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        for number, norm in enumerate(self.norms):
+            inside = self.convs[2 * number](self.relu(norm(x)))
+            x = x + self.convs[2 * number + 1](self.relu(inside))
+        return self.head(self.relu(x).mean((2, 3)))  # type: ignore[no-any-return]
+
+
+def average() -> nn.Module:
+    """Average pooling of several kinds, with a single channel as well."""
+    return nn.Sequential(
+        *conv_norm(3, 16, 3, 1),
+        nn.AvgPool2d(2),
+        *conv_norm(16, 24, 3, 1),
+        nn.ReLU(),
+        nn.AvgPool2d(3, 2, 1),
+        nn.AvgPool2d((3, 2), 1, (0, 1), divisor_override=5),
+        *conv_norm(24, 1, 3, 1, padding=2),
+        nn.AvgPool2d(3, 1, 1),
+        nn.Conv2d(1, 12, 3),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(12, 5),
+    )
+
+
+def vgg(norm: bool) -> nn.Module:
+    """torchvision's layers, but narrow."""
+    features = make_layers([16, "M", 24, "M", 40, 40, "M", 32], batch_norm=norm)
+    return nn.Sequential(features, nn.AdaptiveAvgPool2d((7, 7)), nn.Flatten(), nn.Linear(32 * 49, 5))
+
+
 NETWORKS: dict[str, Callable[[], nn.Module]] = {
     "basic": basic,
     "bottleneck": bottleneck,
     "mobile": mobile,
     "lite": lite,
     "odd": odd,
+    "bare": bare,
+    "before": Before,
+    "average": average,
+    "vgg": lambda: vgg(False),
+    "vgg_bn": lambda: vgg(True),
 }
 
 
@@ -141,8 +214,7 @@ def made(kind: str, *, sparsity: float = 0.8, seed: int = 0, kinks: bool = True)
 def plainly(model: Accelerated) -> nn.Module:
     """The same network, of which nothing goes through the engine: a hook inside is enough."""
     plain = copy.deepcopy(model)
-    first = next(m for m in plain.modules() if isinstance(m, nn.Conv2d))
-    first.register_forward_hook(lambda module, given, out: None)
+    next(plain.children()).register_forward_hook(lambda module, given, out: None)
     return plain
 
 
@@ -177,6 +249,13 @@ def apart(a: Tensor, b: Tensor, scale: float = 0.0) -> float:
         ("lite", (55, 38), 1),
         ("odd", (32, 32), 4),
         ("odd", (47, 38), 3),
+        ("bare", (21, 26), 3),
+        ("bare", (47, 38), 16),
+        ("before", (21, 26), 3),
+        ("average", (33, 41), 3),
+        ("average", (32, 24), 16),
+        ("vgg", (64, 64), 2),
+        ("vgg_bn", (57, 64), 4),
     ],
 )
 @pytest.mark.parametrize("sparsity", [0.3, 0.9])
@@ -198,6 +277,31 @@ def test_gradients_are_as_near_to_float64_as_pytorch_s(kind, size, batch, sparsi
         assert apart(found[name], gradient, scale) < 2 * apart(theirs[name], gradient, scale) + 1e-6, name
 
 
+BEGINNINGS: dict[str, list[nn.Module]] = {
+    "sparse": conv_norm(3, 16, 3, 1),
+    "stride": conv_norm(3, 16, 5, 2),
+    "depthwise": conv_norm(3, 3, 3, 1, groups=3) + conv_norm(3, 16, 1, 1),
+    "norm": [nn.BatchNorm2d(3), *conv_norm(3, 16, 3, 1, padding=0)],
+}
+
+
+@pytest.mark.parametrize("kind", BEGINNINGS)
+@pytest.mark.parametrize("batch", [1, 16])
+def test_gradients_to_the_images(kind, batch):
+    torch.manual_seed(0)
+    stem = nn.Conv2d(3, 3, 1)  # which `pruned` leaves alone
+    begin = pruned(nn.Sequential(stem, *copy.deepcopy(BEGINNINGS[kind])), 0.6)[1:]
+    model = budwood.accelerate(begin)
+    found = []
+    for net in (copy.deepcopy(model).double(), model, plainly(model)):
+        images = torch.randn(batch, 3, 21, 30, generator=torch.Generator().manual_seed(1))
+        images = images.to(next(net.parameters()).dtype).requires_grad_()
+        net(images).pow(3).sum().backward()
+        found.append(images.grad.double())
+    assert went_through_the_engine(model)
+    assert apart(found[1], found[0]) < 2 * apart(found[2], found[0]) + 5e-7
+
+
 @pytest.mark.parametrize("kind", NETWORKS)
 def test_gradients_of_networks_with_kinks(kind):
     """Seeds of which most put no value on a kink's other side; then the gradients agree to float32's accuracy."""
@@ -212,6 +316,25 @@ def test_gradients_of_networks_with_kinks(kind):
         errors.append(max(apart(found[n], g, 1e-2 * total) for n, g in wanted.items()))
     assert sorted(errors)[1] < 2e-5
     assert max(errors) < 0.2
+
+
+@pytest.mark.parametrize("pool", [nn.AvgPool2d(3, 2, 1, count_include_pad=False), nn.AvgPool2d(2, ceil_mode=True)])
+def test_average_pooling_with_windows_of_several_sizes_ends_the_region(pool):
+    found = split(nn.Sequential(*conv_norm(3, 8, 3, 1), pool, nn.Conv2d(8, 8, 1), nn.ReLU()))
+    assert found.region.output == "1" and "windows of several sizes" in found.reason
+
+
+def test_average_pooling_alone_is_no_region():
+    with pytest.raises(UserError, match="no beginning of the network"):
+        split(nn.Sequential(nn.AvgPool2d(2), nn.Flatten(), nn.Linear(12, 5)))
+
+
+@pytest.mark.parametrize(("kind", "last"), [("vgg11", "features.20"), ("vgg11_bn", "features.28")])
+def test_torchvision_s_vgg_up_to_its_average(kind, last):
+    with torch.device("meta"):
+        found = split(getattr(torchvision_vgg, kind)())
+    assert found.region.output == last and len(found.region.convolutions) == 8
+    assert found.reason.startswith("avgpool")
 
 
 @pytest.mark.parametrize(("kind", "batch"), [("basic", 3), ("lite", 4), ("odd", 5)])

@@ -190,7 +190,6 @@ def test_gradcheck_of_the_reference_path():
     ("given", "why"),
     [
         (images(dtype=torch.float64), "float32"),
-        (images().requires_grad_(), "gradient to the images"),
         (images(0), "empty"),
     ],
 )
@@ -201,6 +200,21 @@ def test_what_the_engine_does_not_do_goes_through_pytorch(given, why):
         model.double()
     assert model(given).shape == (len(given), 4)
     assert used(model).startswith("last call: PyTorch alone") and why in used(model)
+
+
+def test_images_get_a_gradient_if_they_want_one():
+    model = budwood.accelerate(network())
+    double = copy.deepcopy(model).double()
+    given, wanted = images().requires_grad_(), images(dtype=torch.float64).requires_grad_()
+    loss(model, given).backward()
+    assert "engine" in used(model)
+    loss(double, wanted).backward()
+    torch.testing.assert_close(given.grad.double(), wanted.grad, rtol=1e-4, atol=1e-6)
+    for p in model.parameters():
+        p.requires_grad_(False)
+    before, given.grad = given.grad, None
+    loss(model, given).backward()
+    assert torch.equal(given.grad, before)
 
 
 def test_under_autocast_the_region_stays_in_float32():

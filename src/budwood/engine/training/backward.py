@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 from .. import _native
 from ..graph import AdaptivePool, Node, Pair, Pool
-from ..lower import StepInfo, fill_halo
+from ..lower import StepInfo, deliver, fill_halo
 from ..lowering.channelwise import Scratch
 from ..lowering.conv import tiling
 from ..lowering.operand import Operand, PhaseView, Taps, fill_of, operand, pool_taps, reads_in_place
@@ -28,6 +28,7 @@ from .relay import relay
 class Backward:
     t: Training
     again: dict[str, Norm]  # norms whose output is made again
+    to_image: bool
     gradients: dict[str, View] = field(default_factory=dict)
     values: dict[str, str] = field(default_factory=dict)  # what has been made again, under its new name
 
@@ -38,12 +39,24 @@ class Backward:
             if isinstance(node, Norm):
                 self._norm(node, gradient)
             elif isinstance(node, Convolve):
+                if any(isinstance(user, Convolve) for user in self.t.context.users[node.name]):
+                    # What a convolution gave, and no norm has passed on, holds sums where there are no pixels.
+                    clean(self.t, self._named(node, gradient))
                 self._depthwise(node, gradient) if node.pattern.is_depthwise else self._convolve(node, gradient)
             elif isinstance(node, Pool):
                 self._pool(node, gradient)
             else:
                 assert isinstance(node, AdaptivePool)
                 self._average(node, gradient)
+        if self.to_image:
+            name = self.t.named("image (gradient)", INPUT, self.gradients[INPUT])
+            deliver(self.t.context, name, self.t.output("", "image"))
+
+    def _named(self, node: Node, gradient: View) -> str:
+        return self.t.named(f"{node.name} (gradient)", node.name, gradient)
+
+    def _wanted(self, name: str) -> bool:
+        return name != INPUT or self.to_image
 
     def _value(self, name: str) -> str:
         """The name under which a value can be read now."""
@@ -109,7 +122,7 @@ class Backward:
 
     def _pool(self, node: Pool, gradient: View) -> None:
         t, context, name = self.t, self.t.context, self._value(node.inputs[0])
-        clean(t, t.named(f"{node.name} (gradient)", node.name, gradient))
+        clean(t, self._named(node, gradient))
         source, out = context.view(name), context.view(node.name)
         to = t.like(source)
         assert out.buffer.layout is not None
@@ -126,7 +139,7 @@ class Backward:
     def _depthwise(self, node: Convolve, gradient: View) -> None:
         t, name = self.t, self._value(node.inputs[0])
         source, scratch = window_of(t, node, name)
-        to = None if name == INPUT else t.like(source)
+        to = t.like(source) if self._wanted(name) else None
         weights = t.weights[node.name]
 
         def emit(plan: _native.Plan) -> None:
@@ -171,7 +184,7 @@ class Backward:
         flops = 2.0 * node.pattern.count * shape[1] * shape[2]
         info = StepInfo(node.name, "weights", "gradient", "", shape, 1 - node.pattern.density, flops)
         t.add(info, [source.view, gradient], [], emit)
-        if node.inputs[0] != INPUT:
+        if self._wanted(node.inputs[0]):
             self._to_input(node, gradient)
 
     def _to_input(self, node: Convolve, gradient: View) -> None:
@@ -182,7 +195,7 @@ class Backward:
         operand = self._plane(node, gradient, window, plane)
         if node.stride == (1, 1):
             there = self.gradients.get(name)
-            to = there or t.like(t.context.view(name))
+            to = there or t.like(t.context.storage.view(name))
             m = backward_matrix(node.pattern, window, 0)
             t.multiply(node, m, _of_phase(operand, window, 0), to, there, "backward")
             self.gradients[name] = to
@@ -193,7 +206,7 @@ class Backward:
             m = backward_matrix(node.pattern, window, p)
             out = PhaseView(made.buffer, p, channels, phases)
             t.multiply(node, m, _of_phase(operand, window, p), out, None, "backward")
-        to = t.like(t.context.view(name))
+        to = t.like(t.context.storage.view(name))
         info = StepInfo(node.name, "backward", "repack", f"{phases} phases", t.context.shape(name))
         relay(t.context, made, window.phases, node.stride, to, info)
         self._give(name, to)
@@ -211,19 +224,19 @@ class Backward:
             return dealt
         widen(gradient, halo)
         if halo != (0, 0):
-            fill_halo(context, self.t.named(f"{node.name} (gradient)", node.name, gradient))
+            fill_halo(context, self._named(node, gradient))
         return gradient
 
 
 def made_again(nodes: tuple[Node, ...], overwritten: set[str]) -> dict[str, Norm]:
     """The norms whose output need not be kept: what it is made of is. Of a chain of residuals that is every second.
 
-    What only the average at the end reads would be made again at once.
+    What only the average at the end reads would be made again at once, and a norm's input has to be there in any case.
     """
-    last = {node.inputs[0] for node in nodes if isinstance(node, AdaptivePool)}
+    wanted = {node.inputs[0] for node in nodes if isinstance(node, AdaptivePool | Norm)}
     again: dict[str, Norm] = {}
     for node in nodes:
-        if isinstance(node, Norm) and node.name not in last:
+        if isinstance(node, Norm) and node.name not in wanted:
             kept = (name not in again and name not in overwritten for name in node.inputs[1:])
             if all(kept):
                 again[node.name] = node

@@ -198,7 +198,7 @@ def sizes(graph: Graph, images: int) -> tuple[list[tuple[str, str, int]], list[t
     shapes = graph.shapes
     floats = images * int(np.prod(shapes[graph.outputs[0]]))
     inputs = [("", "image", images * int(np.prod(next(iter(graph.inputs.values()))))), ("", "gradient", floats)]
-    outputs = [("", "features", floats)]
+    outputs = [("", "features", floats), ("", "image", inputs[0][2])]
     for node in graph:
         if isinstance(node, Convolve):
             inputs.append((node.name, "weight", node.pattern.count))

@@ -22,7 +22,7 @@ def through(
     running: Mapping[tuple[str, str], Tensor],
     statistics: Mapping[str, Tensor],
 ) -> Tensor:
-    """The features [N, ...] of images [N, C, H, W].
+    """The features [N, ...] of images [N, C, H, W]; the images get a gradient where the plan has it.
 
     `running`: mean and variance of the norms that do not take the batch's. `statistics` [2, channels] are filled with
     mean and biased variance of the batch, for the others.
@@ -31,8 +31,8 @@ def through(
     for name, made in statistics.items():
         outputs[plan.output_of[name, "statistics"]] = made.numpy()
     inputs = _inputs(plan, running)
-    inputs[0] = x.contiguous().numpy()
-    made = _Through.apply(plan, tuple(parameters), inputs, outputs, *parameters.values())
+    inputs[0] = x.detach().contiguous().numpy()
+    made = _Through.apply(plan, tuple(parameters), inputs, outputs, x, *parameters.values())
     assert isinstance(made, Tensor)
     return made
 
@@ -47,7 +47,7 @@ def _inputs(plan: TrainingPlan, tensors: Mapping[tuple[str, str], Tensor]) -> li
 class _Through(torch.autograd.Function):
     @staticmethod
     def forward(  # type: ignore[override]
-        ctx: Any, plan: TrainingPlan, keys: Keys, inputs: list[Any], outputs: list[Any], *parameters: Tensor
+        ctx: Any, plan: TrainingPlan, keys: Keys, inputs: list[Any], outputs: list[Any], x: Tensor, *parameters: Tensor
     ) -> Tensor:
         for key, tensor in zip(keys, parameters, strict=True):
             inputs[plan.input_of[key]] = tensor.detach().reshape(-1).numpy()
@@ -56,7 +56,7 @@ class _Through(torch.autograd.Function):
         arena = plan.take()
         plan.forward(arena, inputs, outputs, torch.get_num_threads())
         if plan.gradients:
-            ctx.plan, ctx.keys, ctx.arena = plan, keys, arena
+            ctx.plan, ctx.keys, ctx.arena, ctx.size = plan, keys, arena, x.shape
             ctx.save_for_backward(*parameters)
         return features
 
@@ -74,10 +74,13 @@ class _Through(torch.autograd.Function):
         outputs: list[Any] = [None] * len(plan.outputs)
         for key, made in found.items():
             outputs[plan.output_of[key]] = made.numpy()
+        to_image = torch.empty(ctx.size) if plan.to_image else None
+        if to_image is not None:
+            outputs[plan.output_of["", "image"]] = to_image.view(-1).numpy()
         plan.backward(arena, inputs, outputs, torch.get_num_threads())
         gradients = [_shaped(plan, key, made, given[key]) for key, made in found.items()]
-        wanted = ctx.needs_input_grad[4:]
-        return (None, None, None, None, *(g if w else None for g, w in zip(gradients, wanted, strict=True)))
+        wanted = ctx.needs_input_grad[5:]
+        return (None, None, None, None, to_image, *(g if w else None for g, w in zip(gradients, wanted, strict=True)))
 
 
 def _shaped(plan: TrainingPlan, key: tuple[str, str], made: Tensor, like: Tensor) -> Tensor:

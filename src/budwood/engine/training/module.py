@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -13,18 +13,19 @@ from torch import Tensor, fx, nn
 from ...core.errors import UserError
 from ..native import instruction_set
 from .function import through, update_running
+from .linear import SparseLinear
 from .plan import TrainingPlan
 from .region import Region, Split, split
-from .sparse import SparseConv2d, is_same
+from .sparse import SparseConv2d, SparseWeight, is_same
 
-Key = tuple[int, tuple[int, ...], tuple[bool, ...], bool]
+Key = tuple[int, tuple[int, ...], tuple[bool, ...], bool, bool]
 
 
 def accelerate(model: nn.Module, mask: Mapping[str, Tensor] | None = None) -> Accelerated:
-    """The model, whose convolutions with zeros now train their non-zeros only; it is changed in place.
+    """The model, whose convolutions and linear layers with zeros now train their non-zeros only; changed in place.
 
     `mask`: parameter name -> bool tensor, True = kept, as budwood.Mask; without one the zeros of the weights are it.
-    Other parameters than those of convolutions stay dense: their zeros are the caller's to keep.
+    Other parameters than the weights of those stay dense: their zeros are the caller's to keep.
     Raises UserError where an optimizer already holds the weights, or where the mask does not fit.
     """
     if isinstance(model, Accelerated):
@@ -34,16 +35,27 @@ def accelerate(model: nn.Module, mask: Mapping[str, Tensor] | None = None) -> Ac
     if unknown:
         raise UserError(f"the mask names {unknown[0]!r}, which this network does not have: give this network's")
     for name, module in list(model.named_modules()):
-        if type(module) is nn.Conv2d or is_same(module):
-            kept = _kept(module, f"{name}.weight".lstrip("."), mask)
-            if kept is not None and module.padding_mode == "zeros" and not isinstance(module.padding, str):
-                _set(model, name, SparseConv2d(module, kept).train(module.training))
+        kind = _sparse_kind(model, name, module)
+        kept = None if kind is None else _kept(module, f"{name}.weight".lstrip("."), mask)
+        if kind is not None and kept is not None:
+            _set(model, name, kind(module, kept).train(module.training))
     return Accelerated(model)
 
 
-def _kept(conv: nn.Module, name: str, mask: Mapping[str, Tensor] | None) -> Tensor | None:
+def _sparse_kind(model: nn.Module, name: str, module: nn.Module) -> Callable[[Any, Tensor], SparseWeight] | None:
+    """What a layer becomes where it has zeros, None where it stays."""
+    if type(module) is nn.Linear:
+        # PyTorch's own transformer layer hands its linear layers' weights to a kernel that wants them dense.
+        inside = isinstance(model.get_submodule(name.rpartition(".")[0]), nn.TransformerEncoderLayer)
+        return None if inside else SparseLinear
+    if type(module) is nn.Conv2d or is_same(module):
+        return SparseConv2d if module.padding_mode == "zeros" and not isinstance(module.padding, str) else None
+    return None
+
+
+def _kept(layer: nn.Module, name: str, mask: Mapping[str, Tensor] | None) -> Tensor | None:
     """Which weights there are; None where all are."""
-    weight = conv.weight
+    weight = layer.weight
     assert isinstance(weight, Tensor)
     if mask is not None and name not in mask:
         return None
@@ -58,7 +70,7 @@ def _kept(conv: nn.Module, name: str, mask: Mapping[str, Tensor] | None) -> Tens
 def _set(model: nn.Module, name: str, module: nn.Module) -> None:
     parent, _, child = name.rpartition(".")
     if not name:
-        raise UserError("a network is needed, not a single convolution; wrap it in nn.Sequential")
+        raise UserError("a network is needed, not a single layer; wrap it in nn.Sequential")
     setattr(model.get_submodule(parent), child, module)
 
 
@@ -76,7 +88,7 @@ class Accelerated(nn.Module):
 
     Called with float32 images on the CPU it computes the beginning of the network through the engine and the rest in
     PyTorch; under autocast that beginning stays in float32. Any other input, and a network with hooks inside, goes
-    through PyTorch alone, with the same numbers.
+    through PyTorch alone, with the same numbers. Linear layers with zeros choose for themselves.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -149,26 +161,20 @@ class _Engine:
 
     def explain(self, model: nn.Module) -> str:
         parts = self.parts(model)
-        if isinstance(parts, str):
-            return f"PyTorch alone: {parts}"
-        convs = parts.split.region.convolutions
-        wide = max(len(c.name) for c in convs)
-        lines = [f"{len(convs)} convolutions through the engine, up to {parts.split.region.output}"]
-        kernels = {} if parts.latest is None else parts.latest.kernels()
-        for name, pattern in ((conv.name, conv.pattern) for conv in convs):
-            chosen = kernels.get(name, "")
-            lines.append(
-                f"  {name:<{wide}}  {1 - pattern.density:>4.0%} zeros  {pattern.shape!s:<18}  {chosen}".rstrip()
-            )
-        lines.append(f"the rest in PyTorch; {parts.split.reason}" if parts.split.reason else "all of it")
+        lines = [f"PyTorch alone: {parts}"] if isinstance(parts, str) else parts.explain()
+        linear = {n: m for n, m in model.named_modules() if isinstance(m, SparseLinear)}
+        if linear:
+            lines.append("linear layers with zeros, each by itself")
+        wide = max(map(len, linear), default=0)
+        lines += [f"  {n:<{wide}}  {1 - m.density:>4.0%} zeros  {m.shape!s:<18}  {m.kind}" for n, m in linear.items()]
         return "\n".join([*lines, f"last call: {self.last}"])
 
 
 def _unfit(x: Any) -> str:
     if not isinstance(x, Tensor) or x.device.type != "cpu" or x.dtype != torch.float32 or x.ndim != 4:
         return "the input is no batch of float32 images on the CPU"
-    if len(x) == 0 or x.requires_grad or torch.compiler.is_compiling():
-        return "an empty batch, a gradient to the images, or torch.compile"
+    if len(x) == 0 or torch.compiler.is_compiling():
+        return "an empty batch, or torch.compile"
     return ""
 
 
@@ -181,7 +187,7 @@ class _Parts:
         self._plans: dict[Key, TrainingPlan | str] = {}
         self.latest: TrainingPlan | None = None
         self._lock = threading.Lock()
-        self.modules = {n.name: model.get_submodule(n.name) for n in (*self.region.convolutions, *self.region.norms)}
+        self.modules = parts.modules
         self.norms = [self.modules[n.name] for n in self.region.norms]
         self.named = [(n.name, what) for n in self.region.convolutions for what in ("weight",)]
         self.named += [(n.name, what) for n in self.region.norms for what in ("weight", "bias")]
@@ -199,15 +205,16 @@ class _Parts:
             return "the weights are not float32 on the CPU"
         if any(m._forward_hooks or m._forward_pre_hooks or m._backward_hooks for m in self.hooked):
             return "a module inside has hooks"
-        gradients = torch.is_grad_enabled() and any(p.requires_grad for p in tensors)
+        to_image = torch.is_grad_enabled() and x.requires_grad
+        gradients = to_image or (torch.is_grad_enabled() and any(p.requires_grad for p in tensors))
         modes = tuple(norm.training for norm in self.norms)
-        key = (len(x), tuple(x.shape[1:]), modes, gradients)
+        key = (len(x), tuple(x.shape[1:]), modes, gradients, to_image)
         with self._lock:
             if key not in self._plans:
                 named = {n.name: mode for n, mode in zip(self.region.norms, modes, strict=True)}
                 try:
-                    made = TrainingPlan(self.region, len(x), tuple(x.shape[1:]), named, gradients, instruction_set())
-                    self._plans[key] = made
+                    shape, isa = tuple(x.shape[1:]), instruction_set()
+                    self._plans[key] = TrainingPlan(self.region, len(x), shape, named, gradients, isa, to_image)
                 except ValueError as error:
                     self._plans[key] = str(error)
             found = self._plans[key]
@@ -224,8 +231,23 @@ class _Parts:
         statistics = {name: torch.empty(2, size) for name, size in plan.measured.items()}
         features = through(plan, x, numbers, running, statistics)
         for name, found in statistics.items():
-            update_running(self.modules[name], found, plan.counts[name])
+            norm = self.modules[name]
+            assert isinstance(norm, nn.BatchNorm2d)
+            update_running(norm, found, plan.counts[name])
         return features if self.region.keeps_plane or plan.features[1:] != (1, 1) else features.flatten(1)
+
+    def explain(self) -> list[str]:
+        convs = [conv for conv in self.region.convolutions if isinstance(self.modules[conv.name], nn.Module)]
+        reason = self.split.reason
+        wide = max(len(c.name) for c in convs)
+        lines = [f"{len(convs)} convolutions through the engine, up to {self.region.output}"]
+        kernels = {} if self.latest is None else self.latest.kernels()
+        for name, pattern in ((conv.name, conv.pattern) for conv in convs):
+            line = (
+                f"  {name:<{wide}}  {1 - pattern.density:>4.0%} zeros  {pattern.shape!s:<18}  {kernels.get(name, '')}"
+            )
+            lines.append(line.rstrip())
+        return [*lines, f"the rest in PyTorch; {reason}" if reason else "all of it"]
 
     def rest(self, model: nn.Module, features: Tensor) -> Any:
         return fx.Interpreter(model, graph=self.split.rest).run(features)

@@ -24,14 +24,22 @@ Segments = list[tuple[int, list[int]]]
 class TrainingPlan:
     """For exactly `images` images of `shape` (C, H, W). `modes`: whether each norm takes the batch's statistics.
 
-    Without `gradients` there is no backward pass, and what it would read need not be kept.
+    Without `gradients` there is no backward pass, and what it would read need not be kept; `to_image`: it has the
+    gradient to the images, too.
     Raises ValueError where a feature map has a single pixel, which no plan is made for.
     """
 
     def __init__(
-        self, region: Region, images: int, shape: Shape, modes: Mapping[str, bool], gradients: bool, isa: str
+        self,
+        region: Region,
+        images: int,
+        shape: Shape,
+        modes: Mapping[str, bool],
+        gradients: bool,
+        isa: str,
+        to_image: bool = False,
     ) -> None:
-        t = _lowered(region, images, shape, modes, gradients, isa)
+        t = _lowered(region, images, shape, modes, gradients, isa, to_image)
         steps = t.context.steps
         parts = [in_segments(steps[: t.forward], images), in_segments(steps[t.forward :], images)]
         later = [(group, [s + t.forward for s in members]) for group, members in parts[1]]
@@ -48,7 +56,7 @@ class TrainingPlan:
         self.frozen = [name for name in norms if not modes[name]]
         self.measured = {name: made[0] for name, made in norms.items() if modes[name]}  # channels
         self.counts = {name: images * made[1] * made[2] for name, made in norms.items()}  # values of a channel
-        self.images, self.gradients = images, gradients
+        self.images, self.gradients, self.to_image = images, gradients, to_image
         # Of depthwise convolutions with zeros: which of all weights there are.
         self.kept = {
             c.name: torch.from_numpy(c.pattern.index).long()
@@ -110,7 +118,13 @@ class TrainingPlan:
 
 
 def _lowered(
-    region: Region, images: int, shape: Shape, modes: Mapping[str, bool], gradients: bool, isa: str
+    region: Region,
+    images: int,
+    shape: Shape,
+    modes: Mapping[str, bool],
+    gradients: bool,
+    isa: str,
+    to_image: bool,
 ) -> Training:
     graph = region.graph(shape)
     single = [n.name for n in graph if is_vector(graph.shapes[n.name]) and not isinstance(n, AdaptivePool)]
@@ -128,7 +142,7 @@ def _lowered(
     deliver(t.context, region.output, 0)
     t.forward = len(t.context.steps)
     if gradients:
-        Backward(t, made_again(region.nodes, overwritten)).run(region.nodes)
+        Backward(t, made_again(region.nodes, overwritten), to_image).run(region.nodes)
     return t
 
 

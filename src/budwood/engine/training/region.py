@@ -1,24 +1,26 @@
 """From a module to the part of it that is trained through the engine: its longest beginning of a known kind.
 
-Known are convolutions without a bias that a batch norm follows, batch norms with a residual and ReLU or ReLU6 after
-them, max pooling, and the global average. What comes after stays in PyTorch.
+Known are convolutions, batch norms, biases, sums, ReLU and ReLU6, pooling, and the global average. What comes after
+stays in PyTorch. A bias, a sum or an activation that no batch norm takes with it is a norm of its own, and average
+pooling a depthwise convolution, both with constants for numbers.
 """
 
 from __future__ import annotations
 
 import math
 import operator
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
-from torch import fx, nn
+from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
 from ...core.errors import UserError
 from ..graph import AdaptivePool, Graph, Node, Pool, Shape
 from .nodes import Convolve, Norm, Pattern
-from .sparse import SparseConv2d, is_same, pair
+from .sparse import SparseConv2d, SparseWeight, is_same, pair
 
 INPUT = "image"
 _RELU: dict[Any, tuple[float, float]] = {
@@ -39,7 +41,7 @@ class _Unknown(Exception):
 
 @dataclass(frozen=True)
 class Region:
-    """The nodes, each named as the module that holds its numbers; `output` is what the rest of the network reads."""
+    """The nodes, a convolution or batch norm named as its module; `output` is what the rest of the network reads."""
 
     nodes: tuple[Node, ...]
     output: str
@@ -59,18 +61,52 @@ class Region:
         return [n for n in self.nodes if isinstance(n, Norm)]
 
 
+class Constants:
+    """The numbers of a node that is no layer of its own kind, in place of a module's."""
+
+    weight: Tensor
+    training = False
+
+
+class Shift(Constants):
+    """Of a norm that adds a layer's bias, or nothing: its statistics are constants."""
+
+    def __init__(self, layer: nn.Module | None, channels: int) -> None:
+        self.layer = layer
+        self.weight = self.running_var = torch.ones(channels)
+        self.running_mean = torch.zeros(channels)
+
+    @property
+    def bias(self) -> Tensor:
+        found = self.running_mean if self.layer is None else self.layer.bias
+        assert isinstance(found, Tensor)
+        return found
+
+
+class Average(Constants):
+    """Of the depthwise convolution that an average pooling is."""
+
+    def __init__(self, pool: nn.AvgPool2d, channels: int) -> None:
+        taps = math.prod(pair(pool.kernel_size))
+        self.weight = torch.full((channels * taps,), 1 / (pool.divisor_override or taps))
+
+
 @dataclass(frozen=True)
 class Split:
-    """A network cut in two. `rest` reads the region's output; `reason` says why it does not belong to it."""
+    """A network cut in two. `rest` reads the region's output; `reason` says why it does not belong to it.
+
+    `modules` hold the numbers of the region's nodes, by name.
+    """
 
     region: Region
     rest: fx.Graph
     reason: str
+    modules: Mapping[str, nn.Module | Constants]
 
 
 class _Tracer(fx.Tracer):
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        kinds = (nn.Conv2d, nn.BatchNorm2d, SparseConv2d)
+        kinds = (nn.Conv2d, nn.BatchNorm2d, SparseWeight)
         return isinstance(m, kinds) or "Drop" in type(m).__name__ or super().is_leaf_module(m, module_qualified_name)
 
 
@@ -84,7 +120,7 @@ def split(model: nn.Module) -> Split:
     except Exception as error:  # whatever the network's own code raises for a value that is none
         raise UserError(f"the network cannot be traced: {str(error).splitlines()[0]}") from None
     found = _Reader(model, graph).read()
-    if not any(isinstance(node, Convolve) for node in found.region.nodes):
+    if not any(isinstance(found.modules[conv.name], nn.Module) for conv in found.region.convolutions):
         raise UserError(f"no beginning of the network goes through the engine: {found.reason}")
     return found
 
@@ -95,11 +131,11 @@ class _Reader:
     graph: fx.Graph
     nodes: list[Node] = field(default_factory=list)
     names: dict[fx.Node, str] = field(default_factory=dict)  # what each value of the network is called here
-    modules: dict[str, nn.Module] = field(default_factory=dict)
+    modules: dict[str, nn.Module | Constants] = field(default_factory=dict)
     planes: set[fx.Node] = field(default_factory=set)
 
     def read(self) -> Split:
-        self.modules = dict(self.model.named_modules())
+        self.modules.update(self.model.named_modules())
         order = list(self.graph.nodes)
         cut, reason = -1, ""
         sizes = [0]
@@ -116,7 +152,7 @@ class _Reader:
         if cut < 0:
             raise UserError(f"no beginning of the network goes through the engine: {reason}")
         region = Region(tuple(self._wanted(self.names[end], cut, order)), self.names[end], end in self.planes)
-        return Split(region, self._rest(order[: cut + 1], end), reason)
+        return Split(region, self._rest(order[: cut + 1], end), reason, self.modules)
 
     def _wanted(self, output: str, cut: int, order: list[fx.Node]) -> list[Node]:
         """The nodes that the output depends on."""
@@ -154,8 +190,7 @@ class _Reader:
             self.names[node] = INPUT
             return
         if node.op == "call_module":
-            module = self.modules[str(node.target)]
-            self._module(node, module)
+            self._module(node, self.model.get_submodule(str(node.target)))
         elif node.op in ("call_function", "call_method"):
             self._function(node)
         else:
@@ -174,13 +209,19 @@ class _Reader:
             raise _Unknown("a layer that is used twice")
         kind = type(module)
         if isinstance(module, nn.Conv2d | SparseConv2d):
-            self._append(node, _convolve(name, source, module, node))
+            self._append(node, _convolve(name, source, module))
+            if module.bias is not None:
+                self._shift(node, f"{name}.bias", (name,), layer=module)
         elif isinstance(module, nn.BatchNorm2d):
             self._append(node, _norm(name, source, module))
         elif kind in _RELU:
             self._clamp(node, *_RELU[kind])
         elif isinstance(module, nn.MaxPool2d) and kind is nn.MaxPool2d:
             self._append(node, _max_pool(name, source, module))
+        elif isinstance(module, nn.AvgPool2d) and kind is nn.AvgPool2d:
+            channels = self._channels(source)
+            self._append(node, _average_pool(name, source, module, channels))
+            self.modules[name] = Average(module, channels)
         elif kind is nn.AdaptiveAvgPool2d and pair(module.output_size) == (1, 1):
             self._append(node, AdaptivePool(name, (source,)))
             self.planes.add(node)
@@ -209,6 +250,25 @@ class _Reader:
         self.nodes.append(made)
         self.names[node] = made.name
 
+    def _shift(
+        self,
+        node: fx.Node,
+        name: str,
+        inputs: tuple[str, ...],
+        low: float = -math.inf,
+        high: float = math.inf,
+        layer: nn.Module | None = None,
+    ) -> None:
+        """A norm of its own for what no batch norm takes with it."""
+        self.modules[name] = Shift(layer, self._channels(inputs[0]))
+        self._append(node, Norm(name, inputs, low, high, 0.0))
+
+    def _channels(self, name: str) -> int:
+        made = next((n for n in self.nodes if n.name == name), None)
+        if made is None:
+            raise _Unknown("its input is the image itself")
+        return made.pattern.shape[0] if isinstance(made, Convolve) else self._channels(made.inputs[0])
+
     def _norm_only_read_by(self, value: fx.Node, reader: fx.Node) -> Norm | None:
         made = next((n for n in self.nodes if n.name == self.names[value]), None)
         reads = [user for other, name in self.names.items() if name == self.names[value] for user in other.users]
@@ -222,22 +282,25 @@ class _Reader:
         self.names[node] = norm.name
 
     def _clamp(self, node: fx.Node, low: float, high: float) -> None:
-        norm = self._norm_only_read_by(self._source(node), node)
+        source = self._source(node)
+        norm = self._norm_only_read_by(source, node)
         if norm is None:
-            raise _Unknown("an activation that follows no batch norm")
-        self._replace(node, norm, replace(norm, low=low, high=high))
+            name = self.names[source]
+            return self._shift(node, f"{name}.{node.name}", (name,), low, high)
+        return self._replace(node, norm, replace(norm, low=low, high=high))
 
     def _residual(self, node: fx.Node, a: fx.Node, b: fx.Node) -> None:
+        names = self.names[a], self.names[b]
+        if INPUT in names or names[0] == names[1]:
+            raise _Unknown("a sum with the image, or of a value with itself")
         for value, other in ((a, b), (b, a)):
             norm = self._norm_only_read_by(value, node)
-            if norm is not None and len(norm.inputs) == 1 and self.names[other] not in (INPUT, norm.name):
+            if norm is not None and len(norm.inputs) == 1:
                 return self._replace(node, norm, replace(norm, inputs=(*norm.inputs, self.names[other])))
-        raise _Unknown("a sum of no batch norm's output")
+        return self._shift(node, f"{names[0]}.{node.name}", names)
 
 
-def _convolve(name: str, source: str, conv: nn.Conv2d | SparseConv2d, node: fx.Node) -> Convolve:
-    if conv.bias is not None:
-        raise _Unknown("a convolution with a bias")
+def _convolve(name: str, source: str, conv: nn.Conv2d | SparseConv2d) -> Convolve:
     if conv.weight.numel() == 0:
         raise _Unknown("a convolution without a weight left")
     if isinstance(conv, nn.Conv2d) and (
@@ -273,6 +336,15 @@ def _max_pool(name: str, source: str, pool: nn.MaxPool2d) -> Pool:
     edges = (vertical, vertical, horizontal, horizontal)
     kernel, stride, dilation = pair(pool.kernel_size), pair(pool.stride), pair(pool.dilation)
     return Pool(name, (source,), "max", kernel, stride, edges, dilation, pool.ceil_mode)
+
+
+def _average_pool(name: str, source: str, pool: nn.AvgPool2d, channels: int) -> Convolve:
+    vertical, horizontal = pair(pool.padding)
+    if pool.ceil_mode or ((vertical or horizontal) and not pool.count_include_pad):
+        raise _Unknown("average pooling with windows of several sizes")
+    pattern = Pattern((channels, 1, *pair(pool.kernel_size)), channels, None)
+    edges = (vertical, vertical, horizontal, horizontal)
+    return Convolve(name, (source,), pattern, pair(pool.stride), edges, (1, 1))
 
 
 def _drops_nothing(module: nn.Module | None) -> bool:

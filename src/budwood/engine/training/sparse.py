@@ -1,7 +1,8 @@
-"""A convolution whose parameter is the vector of its non-zeros; elsewhere it looks like the dense one."""
+"""Layers whose parameter is the vector of their non-zeros; elsewhere they look like the dense ones."""
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -33,41 +34,28 @@ def is_same(conv: nn.Module) -> bool:
     return type(conv).__name__ == "Conv2dSame"
 
 
-class SparseConv2d(nn.Module):
-    """`weight` [non-zeros] of a convolution, in the order in which they stand in the dense weight.
+class SparseWeight(nn.Module):
+    """A layer whose `weight` is the vector of its non-zeros, in the order in which they stand in the dense weight.
 
-    A state dict holds the dense weight, [out, in / groups, kh, kw], under the same name. Called by itself it computes
-    with PyTorch's dense convolution, in any precision and on any device: this is what the engine is held against.
+    A state dict holds the dense weight, of `shape`, under the same name.
     """
 
     index: Tensor
+    weight: Tensor
 
-    def __init__(self, conv: nn.Conv2d, kept: Tensor) -> None:
+    def __init__(self, layer: nn.Conv2d | nn.Linear, kept: Tensor) -> None:
         super().__init__()
-        self.shape = tuple(conv.weight.shape)
-        self.kernel_size = (self.shape[2], self.shape[3])
-        self.stride, self.dilation, self.groups = pair(conv.stride), pair(conv.dilation), conv.groups
-        self.same = is_same(conv)
-        self.padding = (0, 0) if self.same else pair(conv.padding)
+        self.shape = tuple(layer.weight.shape)
         index = kept.flatten().nonzero()[:, 0]
         self.register_buffer("index", index.int(), persistent=False)
-        trainable = conv.weight.requires_grad
-        self.weight = nn.Parameter(conv.weight.detach().flatten()[index], requires_grad=trainable)
-        self.bias = conv.bias
+        trainable = layer.weight.requires_grad
+        self.weight = nn.Parameter(layer.weight.detach().flatten()[index], requires_grad=trainable)
+        self.bias = layer.bias
 
     def dense(self) -> Tensor:
         """The weight with its zeros; gradients flow to the non-zeros."""
-        zeros = self.weight.new_zeros(self.shape[0] * self.shape[1] * self.shape[2] * self.shape[3])
+        zeros = self.weight.new_zeros(math.prod(self.shape))
         return zeros.index_put((self.index.long(),), self.weight).view(self.shape)
-
-    def forward(self, x: Tensor) -> Tensor:
-        if self.same:
-            top, bottom, left, right = same_edges(pair(x.shape[2:]), self.kernel_size, self.stride, self.dilation)
-            x = F.pad(x, (left, right, top, bottom))
-        return F.conv2d(x, self.dense(), self.bias, self.stride, self.padding, self.dilation, self.groups)
-
-    def extra_repr(self) -> str:
-        return f"{self.shape}, {self.weight.numel()} non-zeros, stride={self.stride}, groups={self.groups}"
 
     def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
         super()._save_to_state_dict(destination, prefix, keep_vars)
@@ -88,3 +76,27 @@ class SparseConv2d(nn.Module):
                 return
             state_dict = {**state_dict, key: kept}
         super()._load_from_state_dict(state_dict, prefix, metadata, strict, missing, unexpected, errors)
+
+
+class SparseConv2d(SparseWeight):
+    """A convolution of non-zeros.
+
+    Called by itself it computes with PyTorch's dense convolution, in any precision and on any device: this is what the
+    engine is held against.
+    """
+
+    def __init__(self, conv: nn.Conv2d, kept: Tensor) -> None:
+        super().__init__(conv, kept)
+        self.kernel_size = (self.shape[2], self.shape[3])
+        self.stride, self.dilation, self.groups = pair(conv.stride), pair(conv.dilation), conv.groups
+        self.same = is_same(conv)
+        self.padding = (0, 0) if self.same else pair(conv.padding)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.same:
+            top, bottom, left, right = same_edges(pair(x.shape[2:]), self.kernel_size, self.stride, self.dilation)
+            x = F.pad(x, (left, right, top, bottom))
+        return F.conv2d(x, self.dense(), self.bias, self.stride, self.padding, self.dilation, self.groups)
+
+    def extra_repr(self) -> str:
+        return f"{self.shape}, {self.weight.numel()} non-zeros, stride={self.stride}, groups={self.groups}"
