@@ -193,17 +193,18 @@ def arrange(buffers: list[Buffer]) -> int:
     Largest first, each at the lowest place that is free for its life.
     """
     placed: list[Buffer] = []
+    floats = {buffer: buffer.floats for buffer in buffers}
     top = 0
-    for buffer in sorted(buffers, key=lambda b: -b.floats):
+    for buffer in sorted(buffers, key=lambda b: -floats[b]):
         if buffer.born < 0:
             continue
         at = 0
         alive = [p for p in placed if p.born <= buffer.last and buffer.born <= p.last]
         for other in sorted(alive, key=lambda p: p.offset):
-            if at + buffer.floats <= other.offset:
+            if at + floats[buffer] <= other.offset:
                 break
-            at = max(at, -(-(other.offset + other.floats) // _ALIGN) * _ALIGN)
+            at = max(at, -(-(other.offset + floats[other]) // _ALIGN) * _ALIGN)
         buffer.offset = at
         placed.append(buffer)
-        top = max(top, at + buffer.floats)
+        top = max(top, at + floats[buffer])
     return -(-top // _ALIGN) * _ALIGN
