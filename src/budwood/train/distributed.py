@@ -7,7 +7,6 @@ import torch
 import torch.distributed as dist
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
-from torch.nn.utils import parameters_to_vector
 
 from ..core.errors import UserError
 from ..core.mask import Mask
@@ -92,7 +91,7 @@ def average_(parameters: list[nn.Parameter]) -> None:
     """Average the gradients of parameters that go through no wrapped module."""
     gradients = [p.grad for p in parameters if p.grad is not None]
     if world() > 1 and gradients:
-        together = parameters_to_vector(gradients)
+        together = torch.cat([gradient.flatten() for gradient in gradients])
         dist.all_reduce(together)
         for gradient, mean in zip(gradients, together.div_(world()).split([g.numel() for g in gradients]), strict=True):
             gradient.copy_(mean.view_as(gradient))
