@@ -47,7 +47,7 @@ def opened(model: str, sparsity: float) -> Network:
 
 def by_onnxruntime(network: Network, task: Folder, crops: Path) -> Tensor:
     size = network.lineage.preprocessing.size
-    module = backbone(network, accelerate=False)
+    module, _ = backbone(network, accelerate=False)
     images = dataset(task, "train", network.lineage.preprocessing, crops)
     assert isinstance(images, Crops), "not enough free disk for crops"
     run = OnnxRuntime().prepare(module, torch.zeros(BATCH, 3, size, size), torch.get_num_threads())  # type: ignore[arg-type]
@@ -60,7 +60,7 @@ def ways(network: Network, task: Folder, scratch: Path) -> dict[str, Callable[[]
         return scratch
 
     def seen(accelerate: bool) -> Tensor:
-        return features(network, task, ["train"], None, afresh(), accelerate=accelerate)["train"][0]
+        return features(network, task, ["train"], None, afresh(), accelerate=accelerate)[0]["train"][0]
 
     def whole(accelerate: bool) -> object:
         return linear(network.copy(), task, Recipe().for_linear(), 0, crops=afresh(), accelerate=accelerate)
@@ -99,7 +99,7 @@ def main() -> None:
         named = ways(network, task, Path(scratch) / "crops")
         compared(named)
         taken = measure(named, options.rounds)
-        found = features(network, task, ["train", "val"], None)
+        found, _ = features(network, task, ["train", "val"], None)
     start = time.perf_counter()
     fit_head(found["train"], found["val"], len(task.classes), Recipe().for_linear(), task.metric, 0)
     head = time.perf_counter() - start

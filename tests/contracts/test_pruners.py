@@ -12,6 +12,7 @@ from budwood.core.pruner import Plan, Pruner, Tags
 from budwood.core.registry import methods
 from budwood.prune.allocation import mask_by_score
 from budwood.prune.magnitude import Magnitude
+from budwood.prune.rigl import RigL
 from budwood.testing.pruners import check_pruner
 
 
@@ -104,6 +105,13 @@ class Forgets(Magnitude):
         return self.prune_to(model, mask, self.sparsity) if self.count_ == 5 else mask
 
 
+class Looks(RigL):
+    """At gradients that it says it does not look at."""
+
+    def looks_at_gradients(self, step: int) -> bool:
+        return False
+
+
 class Boasts(Magnitude):
     tags = Tags(edits_weights=True, patterns=True)
 
@@ -120,6 +128,7 @@ LIARS: list[tuple[type[Pruner], str]] = [
     (Late, "gradual=False"),
     (Revives, "gradual=False|revives=False"),
     (Forgets, "gone on with"),
+    (Looks, "looks_at_gradients"),
     (Boasts, "edits_weights=True"),
     (Dense, "to one weight"),
 ]

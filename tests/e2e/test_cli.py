@@ -14,6 +14,7 @@ import torch
 from PIL import Image
 
 from budwood.core.checkpoint import Checkpoint
+from budwood.core.result import Result
 
 MODEL = ("--model", "py:toynet.small")
 QUICK = ("--workers", "0", "--no-measure-latency")
@@ -83,6 +84,8 @@ def test_a_linear_head_on_adapted_statistics_is_another_run(budwood: Verb, place
     assert adapted["run_id"] == plain["run_id"] != kept["run_id"]
     assert adapted["test_loss"] == pytest.approx(plain["test_loss"], rel=1e-3) != pytest.approx(kept["test_loss"])
     assert len(list(tmp_path.glob("runs/features/*"))) == 2
+    notes = {root: Result.load(tmp_path / root / plain["run_id"] / "result.json").notes for root in ("runs", "plain")}
+    assert "features from the engine" in notes["runs"] and "features from PyTorch" in notes["plain"]
 
 
 def test_transfer_learns_what_can_be_learnt(budwood: Verb, place: Path) -> None:
@@ -188,6 +191,20 @@ def test_prune_at_once_with_calibration(budwood: Verb, place: Path, tmp_path: Pa
     assert torch.equal(first.state["0.weight"], second.state["0.weight"])
     assert not torch.equal(first.state["1.running_mean"], second.state["1.running_mean"])
     assert torch.equal(first.state["1.running_mean"], torch.zeros(8))
+
+
+def test_prune_says_what_it_trained_through(budwood: Verb, place: Path, tmp_path: Path) -> None:
+    call = (
+        "prune", "py:toynet.small", "--method", "gmp", "--sparsity", "0.8", "--data", place / "shapes", "--epochs", "4",
+        "--batch-size", "4", "--option", "schedule.updates=1", "--option", "schedule.end=0.5", "--workers", "0",
+        "--json",
+    )  # fmt: skip
+    fast, plain = (json.loads(budwood(*call, "--accelerate", how, "--out", how).out) for how in ("auto", "off"))
+    assert fast["run_id"] == plain["run_id"]
+    assert fast["test_loss"] == pytest.approx(plain["test_loss"], rel=1e-3)
+    notes = {how: Result.load(tmp_path / how / fast["run_id"] / "result.json").notes for how in ("auto", "off")}
+    assert "trained through the engine at 21 of 44 steps; through PyTorch: few zeros (23)" in notes["auto"]
+    assert not any("engine" in note for note in notes["off"])
 
 
 def test_prune_while_training_keeps_a_fitting_classifier(budwood: Verb, place: Path, tmp_path: Path) -> None:

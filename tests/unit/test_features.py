@@ -85,14 +85,14 @@ def test_they_are_what_the_classifier_sees(
     net.module.train()
     expected = by_hand(task, "train", net.module.state_dict())
     where = {"cache": tmp_path / "made" / "here" if stored else None, "crops": tmp_path / "crops" if cropped else None}
-    found = features(net, task, ["train"], **where, workers=workers, accelerate=accelerate)["train"]
+    found = features(net, task, ["train"], **where, workers=workers, accelerate=accelerate)[0]["train"]
     torch.testing.assert_close(found[0], expected[0], rtol=1e-5, atol=1e-6)
     assert torch.equal(found[1], expected[1]) and found[0].dtype == torch.float32
     assert not net.module[6]._forward_pre_hooks and not found[0].is_inference()
     with torch.no_grad():
         net.module[0].weight.zero_()
     before = task.decoded
-    again = features(net, task, ["train"], **where, workers=workers, accelerate=accelerate)["train"]
+    again = features(net, task, ["train"], **where, workers=workers, accelerate=accelerate)[0]["train"]
     assert torch.equal(again[0], found[0]) == stored  # from the file
     assert (task.decoded == before) == (stored or cropped)
 
@@ -126,7 +126,7 @@ def test_processes_that_ask_at_once_share_the_work(tmp_path: Path, shared: str) 
             [tmp_path / "cache", None] if shared == "features" else [tmp_path / str(os.getpid()), tmp_path / "crops"]
         )
         start.wait(60)
-        found = features(net, task, ["train"], *where)["train"]
+        found = features(net, task, ["train"], *where)[0]["train"]
         answers.put(hashlib.sha256(found[0].numpy().tobytes() + found[1].numpy().tobytes()).hexdigest())
 
     children = [context.Process(target=ask) for _ in range(3)]
@@ -170,7 +170,8 @@ def test_the_engine_shows_what_pytorch_shows(kind: type[nn.Sequential]) -> None:
     net = network()
     net = replace(net, module=kind(*net.module.children()))
     images = torch.randn(5, 3, 16, 16)
-    quick, plain = backbone(net), backbone(net, accelerate=False)
+    (quick, way), (plain, other) = backbone(net), backbone(net, accelerate=False)
+    assert (way, other) == ("the engine", "PyTorch")
     assert isinstance(quick, Program) and not isinstance(plain, Program)
     torch.testing.assert_close(quick(images), plain(images), rtol=1e-5, atol=1e-6)
     assert quick(images).shape == (5, 6)
@@ -180,7 +181,10 @@ def test_a_network_that_the_engine_does_not_know_goes_through_pytorch(tmp_path: 
     net, task = network(), Noise(tmp_path / "log")
     layers = list(net.module.children())
     net = replace(net, module=nn.Sequential(*layers[:5], Odd(), layers[6]))
-    assert not isinstance(backbone(net), Program)
-    found = features(net, task, ["val"])["val"][0]
+    assert not isinstance(backbone(net)[0], Program)
+    kept, way = features(net, task, ["val"], tmp_path / "cache")
+    found = kept["val"][0]
+    assert way.startswith("PyTorch: ") and "bessel" in way
+    assert features(net, task, ["val"], tmp_path / "cache")[1] == "an earlier run"
     expected = by_hand(task, "val", net.module.state_dict())[0]
     torch.testing.assert_close(found, odd(expected), rtol=1e-5, atol=1e-6)

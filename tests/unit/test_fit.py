@@ -3,6 +3,7 @@
 import copy
 import math
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +18,12 @@ from torch.utils.data import Dataset
 from budwood.core.errors import UserError
 from budwood.core.mask import Mask
 from budwood.core.pruner import Plan, Pruner
+from budwood.core.registry import methods
 from budwood.core.spec import Recipe
 from budwood.prune.gmp import GMP
 from budwood.prune.scored import GradualOptions
 from budwood.train.data import batch_plan
-from budwood.train.fit import Fit
+from budwood.train.fit import ENGINE, FEW, LOOKS, NEW, Fit, Fitted
 from budwood.train.optim import learning_rate
 
 BATCH, IMAGES, EPOCHS = 10, 40, 3
@@ -475,52 +477,117 @@ def with_norms(share: float = 0.3) -> tuple[nn.Module, Mask]:
     return model, Mask({n: torch.rand(p.shape, generator=generator) < share for n, p in shapes.items()})
 
 
-def trained(recipe: Recipe, accelerate: bool, pruner: Pruner | None = None, **more: Any) -> Fit:
+@dataclass
+class Trained:
+    fit: Fit
+    fitted: Fitted
+    masks: list[Mask]
+    """In force after each step."""
+
+    @property
+    def weights(self) -> dict[str, Tensor]:
+        return self.fit.model.state_dict()
+
+
+def trained(recipe: Recipe, accelerate: bool, pruner: Pruner | None = None, **more: Any) -> Trained:
     model, mask = with_norms(more.pop("share", 0.3))
-    data = Recorded()
+    data, masks, inner = Recorded(), [], more.pop("progress", None)
     fit = Fit(model, pruner or Pruner(), mask, data, data, recipe, accelerate=accelerate, **more)
-    fit.run()
-    return fit
+
+    def after(step: int, steps: int, loss: float) -> None:
+        masks.append(fit.mask)
+        if inner is not None:
+            inner(step, steps, loss)
+
+    fit.progress = after
+    return Trained(fit, fit.run(), masks)
+
+
+def same_training(fast: Trained, plain: Trained) -> None:
+    assert fast.masks == plain.masks and fast.fit.mask.holds(fast.fit.model)
+    for key in ("train_loss", "val_loss"):
+        wanted = [row[key] for row in plain.fit.history]
+        assert [row[key] for row in fast.fit.history] == pytest.approx(wanted, rel=1e-4)
+    for name, value in plain.weights.items():
+        torch.testing.assert_close(fast.weights[name], value, rtol=1e-3, atol=1e-5, msg=name)
 
 
 @pytest.mark.parametrize("ema", [0.0, 0.5])
 def test_through_the_engine_it_is_the_same_training(ema: float) -> None:
     recipe = Recipe(epochs=EPOCHS, batch_size=12, lr=0.1, ema=ema, accumulate=2)
     fast, plain = trained(recipe, True), trained(recipe, False)
-    assert fast.passes is not None and "engine" in fast.passes.twin.last_call and plain.passes is None
-    assert fast.mask.holds(fast.model)
-    for key in ("train_loss", "val_loss"):
-        assert [row[key] for row in fast.history] == pytest.approx([row[key] for row in plain.history], rel=1e-4)
-    for name, wanted in plain.model.state_dict().items():
-        torch.testing.assert_close(fast.model.state_dict()[name], wanted, rtol=1e-3, atol=1e-5, msg=name)
+    assert fast.fitted.notes == ["trained through the engine at 12 of 12 steps"] and plain.fitted.notes == []
+    same_training(fast, plain)
 
 
-def test_through_the_engine_a_killed_run_goes_on_exactly(tmp_path: Path) -> None:
-    recipe = Recipe(epochs=EPOCHS, batch_size=12, lr=0.1)
+GRADUAL = Recipe(epochs=6, batch_size=4, lr=0.05)
+"""Sixty steps, in epochs of ten."""
+SCHEDULE = {"start": 0.2, "end": 0.6, "updates": 3}
+CHANGING: dict[str, tuple[dict[str, Any], float, dict[str, int]]] = {
+    # 70, 86 and 90 % zeros from step 13, 25 and 37 on
+    "gmp": ({"schedule": SCHEDULE | {"initial": 0.7}}, 1.0, {FEW: 13, ENGINE: 47}),
+    "set": ({"every": 12, "initial": "magnitude"}, 0.3, {NEW: 8, ENGINE: 52}),
+    "rigl": ({"every": 12, "initial": "magnitude"}, 0.3, {LOOKS: 4, NEW: 8, ENGINE: 48}),
+    "snfs": ({"every": 12, "initial": "magnitude"}, 0.3, {LOOKS: 37, NEW: 8, ENGINE: 15}),
+    "acdc": ({"first_dense": 1, "phase": 1, "last_dense": 1, "last_sparse": 2}, 1.0, {FEW: 21, ENGINE: 38, LOOKS: 1}),
+    "lth": ({"share": 0.7}, 1.0, {FEW: 21, ENGINE: 39}),
+    "cram": ({}, 0.3, {ENGINE: 60}),
+    "l1": ({}, 0.3, {ENGINE: 60}),
+    "woodfisher": ({"schedule": SCHEDULE | {"initial": 0.7}, "gradients": 8, "batch": 2}, 1.0, {FEW: 13, ENGINE: 47}),
+}
+"""Method -> options, share of weights kept at the start, and what the steps go through."""
 
-    class Killed(Exception):
-        pass
 
+def changing(method: str, accelerate: bool, **more: Any) -> Trained:
+    options, share, _ = CHANGING[method]
+    kind = methods.get(method)
+    pruner = kind(0.9, kind.Options(**options | {"allocation": "uniform", "keep_dense": ()}))
+    return trained(GRADUAL, accelerate, pruner, share=share, **more)
+
+
+SLOW = ("l1", "woodfisher")
+
+
+@pytest.mark.parametrize("method", [pytest.param(m, marks=[pytest.mark.slow] * (m in SLOW)) for m in CHANGING])
+def test_masks_that_change_go_through_the_engine(method: str) -> None:
+    fast, plain = changing(method, True), changing(method, False)
+    same_training(fast, plain)
+    assert fast.fit.ways == CHANGING[method][2]
+
+
+class Killed(Exception):
+    pass
+
+
+@pytest.mark.parametrize(("method", "at"), [("gmp", 28), ("set", 3), ("set", 14), ("rigl", 13), ("acdc", 22)])
+def test_through_the_engine_a_killed_run_goes_on_exactly(method: str, at: int, tmp_path: Path) -> None:
     def kill(step: int, steps: int, loss: float) -> None:
-        if step == 6:
+        if step == at:
             raise Killed
 
-    whole, state = trained(recipe, True), tmp_path / "state"
+    whole, state = changing(method, True), tmp_path / "state"
     with pytest.raises(Killed):
-        trained(recipe, True, state_path=state, save_seconds=0, progress=kill)
-    again = trained(recipe, True, state_path=state)
-    assert again.history == whole.history
-    assert all(torch.equal(t, whole.model.state_dict()[n]) for n, t in again.model.state_dict().items())
+        changing(method, True, state_path=state, save_seconds=-1.0, progress=kill)
+    again = changing(method, True, state_path=state)
+    assert again.fit.history == whole.fit.history and again.fit.ways == whole.fit.ways
+    assert all(torch.equal(value, whole.weights[name]) for name, value in again.weights.items())
 
 
 @pytest.mark.parametrize(
-    ("recipe", "pruner", "share"),
+    ("recipe", "share"),
     [
-        (Recipe(epochs=1, batch_size=12), Pruner(), 0.9),
-        (Recipe(epochs=1, batch_size=12, amp=True), Pruner(), 0.3),
-        (Recipe(epochs=1, batch_size=12), GMP(0.9), 0.3),
+        (Recipe(epochs=1, batch_size=12), 0.9),
+        (Recipe(epochs=1, batch_size=12, amp=True), 0.3),
     ],
-    ids=["few zeros", "bfloat16", "a mask that changes"],
+    ids=["few zeros", "bfloat16"],
 )
-def test_what_does_not_go_through_the_engine(recipe: Recipe, pruner: Pruner, share: float) -> None:
-    assert trained(recipe, True, pruner, share=share).passes is None
+def test_what_does_not_go_through_the_engine(recipe: Recipe, share: float) -> None:
+    done = trained(recipe, True, share=share)
+    assert ENGINE not in done.fit.ways and done.fitted.notes == []
+
+
+def test_a_mask_that_changes_at_every_step_is_trained_through_pytorch() -> None:
+    pruner = GMP(0.9, GMP.Options(schedule={"initial": 0.72, "end": 1.0, "updates": 20}))
+    done = trained(Recipe(epochs=2, batch_size=4), True, pruner)
+    assert done.fit.ways == {ENGINE: 1, NEW: 19}
+    assert len(set(done.masks)) == 20

@@ -6,7 +6,7 @@ import math
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import torch
 from cyclopts import Parameter
@@ -33,6 +33,7 @@ Seed = Annotated[int, Parameter(validator=Number(gte=0, lt=2**31))]
 Size = Annotated[int, Parameter(validator=Number(gte=16, lte=2048))]
 Workers = Annotated[int, Parameter(validator=Number(gte=0))]
 Batch = Annotated[int, Parameter(validator=Number(gte=1, lte=1024))]
+Accelerate = Literal["auto", "off"]
 Seconds = Annotated[float, Parameter(validator=Number(gte=0))]
 Threads = Annotated[int, Parameter(validator=Number(gte=1, lte=1024))]
 

@@ -18,6 +18,7 @@ from ..study.specs import Pruning, Start, data_facts, upstream_spec
 from ..tasks.plain import Images
 from ..train import distributed
 from .common import (
+    Accelerate,
     Bars,
     Seed,
     Training,
@@ -50,6 +51,7 @@ def run(
     resume: bool = True,
     workers: Workers = 1,
     device: str = "cpu",
+    accelerate: Accelerate = "auto",
     json: Annotated[bool, Parameter(negative=())] = False,
 ) -> None:
     """Prune a network upstream, before it is transferred.
@@ -86,6 +88,9 @@ def run(
         Processes that load images.
     device
         cpu, cuda or another of PyTorch's.
+    accelerate
+        auto: training at a mask of many zeros through Budwood's engine, which skips them, where it can be. off: PyTorch
+        alone.
     json
         Print the result as JSON on stdout and nothing else.
     """
@@ -111,7 +116,9 @@ def run(
     for line in network.notes:
         say(line, quiet)
     with Bars(quiet) as bars:
-        runner = Runner(network, opened, root, workers, not resume, device, bars.of, images)
+        runner = Runner(
+            network, opened, root, workers, not resume, device, bars.of, images, accelerate=accelerate == "auto"
+        )
         result = runner.run(spec)
     if distributed.rank() == 0:
         for line in result.notes[len(network.notes) :]:

@@ -25,6 +25,7 @@ from ..study.specs import Pruning, Start, transfer_spec
 from ..train import distributed
 from ..transfer.protocols import SEEDS, check_linear, recipe_for, task_for
 from .common import (
+    Accelerate,
     Bars,
     Seed,
     Training,
@@ -41,8 +42,6 @@ from .common import (
 )
 
 LATENCY_SECONDS = 20.0
-
-Accelerate = Literal["auto", "off"]
 
 
 def run(
@@ -110,8 +109,8 @@ def run(
     device
         cpu, cuda or another of PyTorch's.
     accelerate
-        auto: features, and training at a fixed mask of many zeros, through Budwood's engine, which skips them, where it
-        can be. off: PyTorch alone.
+        auto: features, and training at a mask of many zeros, through Budwood's engine, which skips them, where it can
+        be. off: PyTorch alone.
     json
         Print the results as JSON on stdout and nothing else.
     """

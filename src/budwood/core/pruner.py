@@ -156,9 +156,17 @@ class Pruner:
         return 1
 
     def update(self, model: nn.Module, mask: Mask, step: int, batch: tuple[Tensor, Tensor]) -> Mask:
-        """The mask in force after step `step` (0-based). Gradients are dense and in place; weights that come
-        back should be set to what the method says (they are zero). Returns `mask` itself for no change."""
+        """The mask in force after step `step` (0-based). Gradients are in place, dense where `looks_at_gradients`
+        says so; weights that come back should be set to what the method says (they are zero). Returns `mask` itself
+        for no change."""
         return mask
+
+    def looks_at_gradients(self, step: int) -> bool:
+        """Whether gradients of pruned weights count at `step`: `backward` or `update` goes by them, or a weight that
+        `update` revives is trained by its own. Where not they may be anything, and are not computed by the engine.
+
+        A method with a `backward` or an `update` of its own that says nothing is taken to look at them always."""
+        return type(self).update is not Pruner.update or type(self).backward is not Pruner.backward
 
     def settled(self, step: int) -> bool:
         """True if the mask in force after `step` has the final sparsity: only then may an epoch be "best"."""

@@ -118,6 +118,10 @@ class ACDC(Scored):
             return self.prune_to(model, self.given_, self.sparsity, step)
         return self.given_ if self.turns(step, to=False) else mask
 
+    def looks_at_gradients(self, step: int) -> bool:
+        """Where weights come back, which that very step trains."""
+        return self.turns(step, to=False)
+
     def resets_momentum(self, step: int) -> bool:
         return self.turns(step, to=False)
 

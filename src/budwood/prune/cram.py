@@ -103,6 +103,10 @@ class CrAM(Scored):
                 buffer.copy_(kept)
         return loss
 
+    def looks_at_gradients(self, step: int) -> bool:
+        """C lies in the mask, so that pruned weights are zero in both passes."""
+        return False
+
     def _level(self) -> float:
         """The sparsity of C in this step."""
         random = self.plan_.random(self.passes_)

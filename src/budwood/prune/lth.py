@@ -87,6 +87,9 @@ class Rounds(Pruner):
         done = self._begins(step)
         return self.ticket(model, mask, done) if done else mask
 
+    def looks_at_gradients(self, step: int) -> bool:
+        return False
+
     def resets_momentum(self, step: int) -> bool:
         return self._begins(step) > 0
 

@@ -78,6 +78,9 @@ class Proximal(Scored):
         self.next_ = step + 1
         return self.prune_to(model, mask, self.sparsity) if step == self.at_ else mask
 
+    def looks_at_gradients(self, step: int) -> bool:
+        return False
+
     def finish(self, model: nn.Module, mask: Mask) -> Mask:
         """While weights are still shrunk: the proximal step that has not been made yet, without a pruning."""
         self._shrink(model, mask)

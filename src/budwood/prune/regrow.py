@@ -91,6 +91,9 @@ class Regrow(Pruner):
     def update(self, model: nn.Module, mask: Mask, step: int, batch: tuple[Tensor, Tensor]) -> Mask:
         return self.moved(model, mask, step) if self.moves(step) else mask
 
+    def looks_at_gradients(self, step: int) -> bool:
+        return False
+
     def moved(self, model: nn.Module, mask: Mask, step: int) -> Mask:
         """The mask after the drop and the growth at `step`."""
         names = self.layers(model, mask)

@@ -22,7 +22,7 @@ class RigL(Regrow):
     brief = {"every": 3}
     cost = (
         "two selections over all weights at each move, 1.7 s for ResNet-50 on one core (measured), every 100 steps; "
-        "no memory: the gradient is dense here in any case"
+        "no memory beside the dense gradient of these steps"
     )
     papers = {
         "erk": Settings(
@@ -40,6 +40,9 @@ class RigL(Regrow):
             results={0.8: 76.71, 0.9: 75.73, 0.95: 73.22, 0.965: 71.31},
         ),
     }  # fmt: skip
+
+    def looks_at_gradients(self, step: int) -> bool:
+        return self.moves(step)
 
     def applies_gradient(self, step: int) -> bool:
         return not self.moves(step)

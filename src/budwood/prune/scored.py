@@ -115,5 +115,8 @@ class Gradual(Scored):
     def update(self, model: nn.Module, mask: Mask, step: int, batch: tuple[Tensor, Tensor]) -> Mask:
         return self.prune_to(model, mask, self.moments_[step], step) if step in self.moments_ else mask
 
+    def looks_at_gradients(self, step: int) -> bool:
+        return False
+
     def settled(self, step: int) -> bool:
         return step >= max(self.moments_)

@@ -80,6 +80,10 @@ class SNFS(Regrow):
                 average.lerp_(gradient(model, name), 1 - self.options.momentum)
         return super().update(model, mask, step, batch)
 
+    def looks_at_gradients(self, step: int) -> bool:
+        """At every step that goes into the average."""
+        return step < self.end
+
     def promises(self, model: nn.Module, names: list[str], step: int) -> dict[str, Tensor]:
         return {name: self.average_[name].detach().abs() for name in names}
 

@@ -56,6 +56,7 @@ def _check(name: str, options: dict[str, Any], wanted: float) -> None:
     again = trace(make, dense)
     assert again.masks == traced.masks, "two runs with the same seed make different masks"
     assert all(torch.equal(t, again.final[n]) for n, t in traced.final.items()), "two runs end at different weights"
+    _check_gradients(make, traced, dense)
     _check_state(make, traced, dense)
     if tags.at_once:
         _check_at_once(make, dense)
@@ -212,6 +213,40 @@ def _check_from_sparse(make: Make, dense: Mask) -> None:
         except UserError:
             return
         raise AssertionError("a network that is sparser already must be refused with a UserError")
+
+
+def _check_gradients(make: Make, traced: Trace, dense: Mask) -> None:
+    """Where the method says that it does not look at gradients of pruned weights they may be anything."""
+    sparse = sparse_mask(dense)
+    for given, told in ((dense, traced), (sparse, trace(make, sparse))):
+        spoilt = trace(lambda: _spoilt(make()), given)
+        same = told.masks == spoilt.masks and all(torch.equal(t, spoilt.final[n]) for n, t in told.final.items())
+        assert same, "gradients of pruned weights make a difference at steps where looks_at_gradients says they do not"
+
+
+def _spoilt(pruner: Pruner) -> Pruner:
+    """With large random numbers for the gradients of pruned weights, at steps where the method does not look."""
+    backward, update, step = pruner.backward, pruner.update, 0
+    random = torch.Generator().manual_seed(3)
+
+    def spoiling(model: nn.Module, mask: Mask, closure: Callable[[], Tensor]) -> Tensor:
+        def spoil() -> Tensor:
+            loss = closure()
+            for name in mask if not pruner.looks_at_gradients(step) else ():
+                if (gradient := model.get_parameter(name).grad) is not None:
+                    noise = 1e3 * torch.randn(gradient.shape, generator=random)
+                    gradient.copy_(torch.where(mask[name], gradient, noise))
+            return loss
+
+        return backward(model, mask, spoil)
+
+    def counting(model: nn.Module, mask: Mask, at: int, batch: tuple[Tensor, Tensor]) -> Mask:
+        nonlocal step
+        step = at + 1
+        return update(model, mask, at, batch)
+
+    pruner.backward, pruner.update = spoiling, counting  # type: ignore[method-assign, assignment]
+    return pruner
 
 
 def _draw(seed: int = 0) -> Any:

@@ -86,9 +86,12 @@ def statistics_from_first_(model: nn.Module) -> None:
             dist.broadcast(buffer, src=0)
 
 
+@torch.no_grad()
 def average_(parameters: list[nn.Parameter]) -> None:
-    """Average the gradients of parameters that the wrapped module does not have (a method's own)."""
-    for parameter in parameters:
-        if world() > 1 and parameter.grad is not None:
-            dist.all_reduce(parameter.grad)
-            parameter.grad.div_(world())
+    """Average the gradients of parameters that go through no wrapped module."""
+    gradients = [p.grad for p in parameters if p.grad is not None]
+    if world() > 1 and gradients:
+        together = torch.cat([gradient.flatten() for gradient in gradients])
+        dist.all_reduce(together)
+        for gradient, mean in zip(gradients, together.div_(world()).split([g.numel() for g in gradients]), strict=True):
+            gradient.copy_(mean.view_as(gradient))

@@ -45,6 +45,12 @@ from .state import load_state, save_state
 WORTHWHILE = 0.5
 """Sparsity from which training goes through the engine: a step is 1.2 to 1.7 times as fast there, and faster with more
 zeros (docs/results/training.md)."""
+LASTING = 8
+"""Steps in which a mask has to be in force to be worth what the engine makes of it, which takes as long as one or two
+steps: one that another follows sooner is trained through PyTorch."""
+ENGINE, OFF, FEW = "engine", "off", "few zeros"
+NEW, LOOKS, OWN = "a mask in force for few steps", "gradients of pruned weights", "weights of the method's own"
+"""What a step went through, or why through PyTorch."""
 SCRATCH = "scratch"
 """The folder for a method's `Plan.scratch`, beside the state of the run."""
 
@@ -59,6 +65,8 @@ class Fitted:
     mask: Mask
     history: list[dict[str, float]]
     epoch: int
+    notes: list[str]
+    """How many steps went through the engine, and why not the others."""
 
 
 @dataclass
@@ -80,12 +88,14 @@ class Fit:
     teacher: nn.Module | None = None
     workers: int = 0
     accelerate: bool = False
-    """Forward and backward passes through the engine, where the mask is fixed and sparse enough (`_through_engine`)."""
+    """Forward and backward passes through the engine, at the steps where that is worth it (`_why_not`)."""
     state_path: Path | None = None
     save_seconds: float = 60.0
     progress: Progress | None = None
     step: int = field(default=0, init=False)
     history: list[dict[str, float]] = field(default_factory=list, init=False)
+    ways: dict[str, int] = field(default_factory=dict, init=False)
+    """How many steps went through the engine, or for which reason through PyTorch."""
 
     def run(self) -> Fitted:
         """Train to the end. Raises UserError where the loss is not finite or the processes' masks differ."""
@@ -98,7 +108,14 @@ class Fit:
         self.best_mask.apply_(self.model)
         if self.plan.scratch is not None and distributed.rank() == 0:
             shutil.rmtree(self.plan.scratch, ignore_errors=True)
-        return Fitted(self.best_mask, self.history, self.best_epoch)
+        return Fitted(self.best_mask, self.history, self.best_epoch, self._notes())
+
+    def _notes(self) -> list[str]:
+        if set(self.ways) <= {OFF, FEW}:
+            return []
+        others = [f"{reason} ({count})" for reason, count in self.ways.items() if reason != ENGINE]
+        end = f"; through PyTorch: {', '.join(others)}" if others else ""
+        return [f"trained through the engine at {self.ways.get(ENGINE, 0)} of {self.step} steps{end}"]
 
     # -- before ------------------------------------------------------------------------------------------
 
@@ -115,19 +132,14 @@ class Fit:
         self.mask.apply_(self.model)
         self.average = copy.deepcopy(self.model) if self.recipe.ema else None
         self.net = distributed.wrap(self.model)
-        self.passes = Passes(self.model, self.mask) if self._through_engine() else None
+        self.engine = self.accelerate and self.device.type == "cpu" and not self.recipe.amp
+        self.passes: Passes | None = None
+        self.since, self.lasted = 0, True  # when the mask came into force; whether the one before it lasted
         self.optimizer = self._optimizer()
         self.best: dict[str, Tensor] = self.model.state_dict()
         self.best_mask, self.best_epoch, self.best_score = self.mask, -1, -math.inf
         self.loss_sum = 0.0
         self.saved_at = time.monotonic()
-
-    def _through_engine(self) -> bool:
-        """Whether the engine computes the passes: of one process, in float32 on a CPU, with a mask that does not change
-        and leaves little enough for the zeros to pay."""
-        alone = distributed.world() == 1 and self.device.type == "cpu" and not self.recipe.amp
-        fixed = self.pruner.tags.density == "given"
-        return self.accelerate and alone and fixed and self.mask.sparsity >= WORTHWHILE
 
     def _batches(self, epoch: int) -> list[list[int]]:
         length = len(self.train)  # type: ignore[arg-type]
@@ -175,7 +187,9 @@ class Fit:
         for group in self.optimizer.param_groups:
             group["lr"] = lr
         self.optimizer.zero_grad(set_to_none=True)
+        self.way = self._why_not() or ENGINE
         loss = float(self.pruner.backward(self.model, self.mask, lambda: self._pass(batch)))
+        self._count()
         if not math.isfinite(loss):
             raise UserError(f"the loss became {loss} at step {self.step}; lower the learning rate (--lr, now {lr:g})")
         distributed.average_(self.pruner.parameters())
@@ -188,7 +202,7 @@ class Fit:
                 mask = distributed.mask_from_first(mask)
             distributed.agree(mask)
             forget_revived(self.optimizer, self.model, self.mask, mask)
-            self.mask = mask
+            self._adopt(mask)
             if self.pruner.tags.edits_weights:
                 distributed.weights_from_first_(self.model)
         if self.pruner.resets_momentum(self.step):
@@ -200,6 +214,38 @@ class Fit:
         self.mask.apply_(self.model)
         self._follow()
         return loss
+
+    def _adopt(self, mask: Mask) -> None:
+        """The mask in force from the next step on."""
+        if mask != self.mask:
+            self.passes = None
+            self.lasted = self.step + 1 - self.since >= LASTING
+            self.since = self.step + 1
+        self.mask = mask
+
+    def _why_not(self) -> str:
+        """Why this step goes through PyTorch; empty where it goes through the engine, which computes no gradients of
+        pruned weights. A killed run that goes on decides alike: by the step, the masks and the method alone."""
+        if not self.engine:
+            return OFF
+        if type(self.pruner).forward_weights is not Pruner.forward_weights:
+            return OWN
+        if self.passes is None:
+            if self.mask.sparsity < WORTHWHILE:
+                return FEW
+            if not self.lasted and self.step - self.since < LASTING:
+                return NEW
+        if self.pruner.looks_at_gradients(self.step):
+            return LOOKS
+        if self.passes is None:
+            self.passes = Passes(self.model, self.mask)
+        return self.passes.refusal
+
+    def _count(self) -> None:
+        """What this step went through: a call that the engine does not know is known only afterwards."""
+        refused = self.passes.refused if self.passes is not None and self.way == ENGINE else ""
+        way = refused or self.way
+        self.ways[way] = self.ways.get(way, 0) + 1
 
     @torch.no_grad()
     def _optimize(self, trained: Mask) -> None:
@@ -219,6 +265,9 @@ class Fit:
     def _pass(self, batch: tuple[Tensor, Tensor]) -> Tensor:
         """One forward and backward pass, in `accumulate` parts; gradients are added to what is there."""
         images, targets = batch
+        through = self.way == ENGINE
+        if through:  # as DistributedDataParallel does it, which is not asked then
+            distributed.statistics_from_first_(self.model)
         total = torch.zeros((), device=self.device)
         parts = list(zip(images.chunk(self.recipe.accumulate), targets.chunk(self.recipe.accumulate), strict=True))
         for i, (x, y) in enumerate(parts):
@@ -229,13 +278,18 @@ class Fit:
                 loss = self._loss(output.float(), x, y) * (len(y) / len(targets))
                 loss.backward()
             total += loss.detach()
+        if through:
+            distributed.average_(list(self.model.parameters()))
         return total
 
     def _forward(self, images: Tensor) -> Tensor:
+        if self.way == ENGINE:
+            assert self.passes is not None
+            return self.passes(images)
         weights = {name: p for name, p in self.model.named_parameters() if name in self.mask}
         replaced = self.pruner.forward_weights(weights, self.mask)
         if replaced is None:
-            return (self.passes or self.net)(images)  # type: ignore[no-any-return]
+            return self.net(images)  # type: ignore[no-any-return]
         named = {distributed.unwrapped(name): weight for name, weight in replaced.items()}
         return torch.func.functional_call(self.net, named, (images,))  # type: ignore[no-any-return]
 
@@ -309,8 +363,11 @@ class Fit:
             "rng": {"cpu": torch.get_rng_state()},
         }
         best_score = self.best_score if math.isfinite(self.best_score) else None
-        facts = {"step": self.step, "loss_sum": self.loss_sum, "history": self.history}
-        save_state(self.state_path, groups, facts | {"best_epoch": self.best_epoch, "best_score": best_score})
+        facts = {
+            "step": self.step, "loss_sum": self.loss_sum, "history": self.history, "ways": self.ways,
+            "since": self.since, "lasted": self.lasted, "best_epoch": self.best_epoch, "best_score": best_score,
+        }  # fmt: skip
+        save_state(self.state_path, groups, facts)
 
     def _restore(self) -> None:
         assert self.state_path is not None
@@ -329,5 +386,6 @@ class Fit:
         if self.average is not None:
             self.average.load_state_dict(groups["average"])
         self.step, self.loss_sum, self.history = facts["step"], facts["loss_sum"], facts["history"]
+        self.since, self.lasted, self.ways = facts["since"], facts["lasted"], facts["ways"]
         if self.step % self.plan.steps_per_epoch:
             torch.set_rng_state(groups["rng"]["cpu"].clone())

@@ -1,6 +1,5 @@
 """What the classifier of a network sees of a task's images: computed once, for every head that is fitted to it."""
 
-import contextlib
 import functools
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -36,37 +35,42 @@ def features(
     crops: Path | None = None,
     workers: int = 0,
     accelerate: bool = True,
-) -> dict[Split, Features]:
-    """The features of each split in eval mode, from the file SPLIT.safetensors in the folder `cache` if it is there.
+) -> tuple[dict[Split, Features], str]:
+    """The features of each split in eval mode, from the file SPLIT.safetensors in the folder `cache` if it is there;
+    and what they went through.
 
     If not it is made, by one process while others wait for it; with `accelerate` through the engine, where it can be
     (see `backbone`). `crops` is the folder for decoded images; without it `workers` processes decode them. Raises
     UserError where the head is not linear or the file is damaged.
     """
     check_linear_head(network)
-    forward = functools.cache(lambda: backbone(network, accelerate))  # made only if a split lacks a file
+    found = functools.cache(lambda: backbone(network, accelerate))  # made only if a split lacks a file
 
     def made(split: Split) -> Features:
         images = dataset(task, split, network.lineage.preprocessing, crops)
         batches = images.batches(BATCH) if isinstance(images, Crops) else in_order(images, BATCH, workers)
-        return _computed(forward(), batches, next(network.module.parameters()).device)
+        return _computed(found()[0], batches, next(network.module.parameters()).device)
 
-    return {split: _kept(cache, task, split, made) for split in splits}
+    kept = {split: _kept(cache, task, split, made) for split in splits}
+    return kept, found()[1] if found.cache_info().currsize else "an earlier run"
 
 
-def backbone(network: Network, accelerate: bool = True) -> Forward:
-    """What stands before the classifier: images (N, 3, S, S) to what the classifier sees (N, D) float32.
+def backbone(network: Network, accelerate: bool = True) -> tuple[Forward, str]:
+    """What stands before the classifier: images (N, 3, S, S) to what the classifier sees (N, D) float32; and what they
+    go through.
 
     Compiled to the engine, which skips the zeros, where the network is on a CPU and the engine knows its operators;
     else PyTorch. The answers are the same but for the rounding of float32.
     """
     module = _Backbone(network).eval().to(memory_format=torch.channels_last)
     device = next(module.parameters()).device
-    if accelerate and device.type == "cpu":
-        size = network.lineage.preprocessing.size
-        with contextlib.suppress(UserError):
-            return Program.from_module(module, torch.zeros(2, 3, size, size), torch.get_num_threads())
-    return module
+    if not accelerate or device.type != "cpu":
+        return module, "PyTorch"
+    size = network.lineage.preprocessing.size
+    try:
+        return Program.from_module(module, torch.zeros(2, 3, size, size), torch.get_num_threads()), "the engine"
+    except UserError as error:
+        return module, f"PyTorch: {error}"
 
 
 class _Backbone(nn.Module):

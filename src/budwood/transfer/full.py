@@ -45,7 +45,7 @@ def full(
     """Train `network`, in place, on the task's training split; the best epoch is chosen on its validation split.
 
     `keep_head` trains the classifier that is there: upstream training on the classes it was made for.
-    With `accelerate` at a fixed sparse mask on a CPU the passes go through the engine (see `train.fit.Fit`).
+    With `accelerate` steps at a sparse mask on a CPU go through the engine (see `train.fit.Fit`).
     With `state_path` a killed run goes on from there. Raises UserError as `train.fit.Fit` does.
     """
     if not keep_head:
@@ -69,6 +69,5 @@ def full(
         progress=progress,
     )
     fitted = fit.run()
-    notes = [] if fit.passes is None else [f"how it was trained, at the last step: {fit.passes.twin.last_call}"]
-    network = replace(network, mask=fitted.mask, notes=network.notes + notes)
+    network = replace(network, mask=fitted.mask, notes=network.notes + fitted.notes)
     return Transferred(network, fitted.history, fitted.epoch)

@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -131,7 +132,8 @@ def linear(
     if recipe.adapt_bn:
         recalibrate(network.module, task.load("train", transforms(network.lineage.preprocessing, train=False)))
     splits: tuple[Split, ...] = ("train", "test") if isinstance(task, Official) else SPLITS
-    found = features(network, task, splits, cache, crops, workers, accelerate)
+    found, way = features(network, task, splits, cache, crops, workers, accelerate)
+    network = replace(network, notes=[*network.notes, f"features from {way}"])
     val = found.setdefault("val", found["test"])
     metric = chosen_by(task)
     with torch.enable_grad():

@@ -34,12 +34,17 @@ def accelerate(model: nn.Module, mask: Mapping[str, Tensor] | None = None) -> Ac
     unknown = sorted(set(mask or {}) - set(dict(model.named_parameters())))
     if unknown:
         raise UserError(f"the mask names {unknown[0]!r}, which this network does not have: give this network's")
+    thin_(model, mask)
+    return Accelerated(model)
+
+
+def thin_(model: nn.Module, mask: Mapping[str, Tensor] | None) -> None:
+    """Puts a SparseWeight in the place of every convolution and linear layer with zeros."""
     for name, module in list(model.named_modules()):
         kind = _sparse_kind(model, name, module)
         kept = None if kind is None else _kept(module, f"{name}.weight".lstrip("."), mask)
         if kind is not None and kept is not None:
             _set(model, name, kind(module, kept).train(module.training))
-    return Accelerated(model)
 
 
 def _sparse_kind(model: nn.Module, name: str, module: nn.Module) -> Callable[[Any, Tensor], SparseWeight] | None:
@@ -119,6 +124,19 @@ class Accelerated(nn.Module):
         engine: _Engine = self.__dict__["_engine"]
         return engine.last
 
+    @property
+    def refused(self) -> str:
+        """Why the last call went through PyTorch alone; empty where it did not."""
+        engine: _Engine = self.__dict__["_engine"]
+        return engine.refused
+
+    @property
+    def refusal(self) -> str:
+        """Why nothing of the network goes through the engine, as it is now; empty where something does."""
+        engine: _Engine = self.__dict__["_engine"]
+        parts = engine.parts(self.__dict__["_model"])
+        return parts if isinstance(parts, str) else ""
+
     def explain(self) -> str:
         """Which layers go through the engine, why not more, and what the last call did."""
         engine: _Engine = self.__dict__["_engine"]
@@ -131,7 +149,7 @@ class _Engine:
     def __init__(self) -> None:
         self._parts: dict[bool, _Parts | str] = {}  # by training or evaluation
         self._lock = threading.Lock()
-        self.last = "not called yet"
+        self.last, self.refused = "not called yet", ""
 
     def __reduce__(self) -> Any:
         return _Engine, ()
@@ -153,10 +171,11 @@ class _Engine:
             parts = self.parts(model)
             found = parts if isinstance(parts, str) else parts.plan(x)
             if not isinstance(found, str) and not isinstance(parts, str):
+                self.refused = ""
                 self.last = f"{len(x)} images {tuple(x.shape[1:])}: engine, {found.arena_bytes / 2**20:.0f} MiB"
                 return parts, found
             why = str(found)
-        self.last = f"PyTorch alone: {why}"
+        self.refused, self.last = why, f"PyTorch alone: {why}"
         return None
 
     def explain(self, model: nn.Module) -> str:

@@ -52,9 +52,9 @@ class Pattern:
     def entries(self) -> tuple[Ints, Ints, Ints]:
         """Output channel, input channel and tap of each weight, in their order."""
         flat = np.arange(self.size) if self.index is None else self.index.astype(np.int64)
-        row, tap = flat // self.taps, flat % self.taps
-        out, within = row // self.shape[1], row % self.shape[1]
-        return out, out // (self.shape[0] // self.groups) * self.shape[1] + within, tap
+        row = flat // self.taps  # a remainder takes far longer
+        out = row // self.shape[1]
+        return out, row + (out // (self.shape[0] // self.groups) - out) * self.shape[1], flat - row * self.taps
 
 
 @dataclass(frozen=True, eq=False)
