@@ -10,15 +10,18 @@ convolutions but the stem, for the mobile networks over the 1 x 1 ones only. Way
     eager       PyTorch, channels-last
     compile     torch.compile of that, where it works
     engine      budwood.accelerate
+    sparseprop  SparseProp, where it is installed: the layers that its own timing finds faster sparse are replaced
 
 Rounds go from way to way, so that a change of the machine's speed hits all alike; printed are the median and the least
-to greatest of the seconds, and of how many times as fast each was as the fastest of PyTorch's in the same round. First
-the gradients of the head are compared. Memory is the greatest resident size of a process of its own that does three
-steps, less what it had before. Threads are PyTorch's: set OMP_NUM_THREADS.
+to greatest of the seconds, and of how many times as fast each was as the faster of PyTorch's ways in the same round.
+First the gradients of the head are compared. Memory is the greatest resident size of a process of its own that does
+three steps, less what it had before. Threads are PyTorch's: set OMP_NUM_THREADS.
 """
 
 import argparse
+import contextlib
 import copy
+import io
 import subprocess
 import sys
 from collections.abc import Callable
@@ -35,7 +38,8 @@ import budwood
 from budwood.bench.environment import environment
 from budwood.core.registry import sources
 
-WAYS = ("eager", "compile", "engine")
+WAYS = ("eager", "compile", "engine", "sparseprop")
+PYTORCH = WAYS[:2]
 
 
 @dataclass(frozen=True)
@@ -74,23 +78,44 @@ def opened(case: Case) -> nn.Module:
 def chosen(text: str) -> Case:
     """The case of a network, NAME@SPARSITY: with its own sparsity or with another."""
     name, _, sparsity = text.partition("@")
-    for case in CASES:
-        if case.name.split("@")[0] == name:
-            return replace(case, sparsity=float(sparsity))
-    raise ValueError(text)
+    found = {case.name.split("@")[0]: case for case in CASES}
+    with contextlib.suppress(KeyError, ValueError):
+        return replace(found[name], sparsity=float(sparsity))
+    raise SystemExit(f"no case {text!r}: give NAME@SPARSITY, NAME one of {', '.join(found)}")
 
 
 Step = Callable[[], Tensor]
 
 
-def prepared(way: str, model: nn.Module, batch: int) -> Step:
-    """A training step of a copy of the model."""
+def network(way: str, model: nn.Module, batch: int) -> nn.Module:
+    """A copy of the model, as this way has it."""
     model = copy.deepcopy(model)
+    if way in PYTORCH:
+        return model.to(memory_format=torch.channels_last)
+    return budwood.accelerate(model) if way == "engine" else by_sparseprop(model, batch)
+
+
+def by_sparseprop(model: nn.Module, batch: int) -> nn.Module:
+    try:
+        import sparseprop
+        from sparseprop.modules import SparseConv2d, SparseLinear
+        from sparseprop.utils import swap_modules_with_sparse
+    except ImportError:
+        raise RuntimeError("not installed: pip install sparseprop") from None
+    sparseprop.set_num_threads(torch.get_num_threads())
+    layers = sum(isinstance(m, nn.Conv2d | nn.Linear) for m in model.modules())
+    with contextlib.redirect_stdout(io.StringIO()):  # it says of every layer what becomes of it
+        model = swap_modules_with_sparse(model, (batch, 3, 224, 224))
+    swapped = sum(isinstance(m, SparseConv2d | SparseLinear) for m in model.modules())
+    print(f"  sparseprop: {swapped} of {layers} layers sparse")
+    return model
+
+
+def prepared(way: str, model: nn.Module, batch: int) -> Step:
+    """A training step of what `network` gave."""
     images, target = torch.randn(batch, 3, 224, 224), torch.arange(batch) * 7 % 1000
-    if way == "engine":
-        model = budwood.accelerate(model)
-    else:
-        model, images = model.to(memory_format=torch.channels_last), images.to(memory_format=torch.channels_last)
+    if way in PYTORCH:
+        images = images.to(memory_format=torch.channels_last)
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-3, momentum=0.9)
     called: Callable[[Tensor], Tensor] = torch.compile(model) if way == "compile" else model
 
@@ -104,11 +129,11 @@ def prepared(way: str, model: nn.Module, batch: int) -> Step:
     return step
 
 
-def compared(model: nn.Module, batch: int) -> None:
+def compared(model: nn.Module, other: nn.Module) -> None:
     """Refuses to time what gives other gradients of the head, to which the whole forward pass leads."""
-    images, target = torch.randn(batch, 3, 224, 224), torch.arange(batch)
+    images, target = torch.randn(8, 3, 224, 224), torch.arange(8)  # SparseProp needs a multiple of eight
     found = []
-    for net in (copy.deepcopy(model), budwood.accelerate(copy.deepcopy(model))):
+    for net in (copy.deepcopy(model), copy.deepcopy(other)):
         F.cross_entropy(net(images), target).backward()
         last = list(net.parameters())[-2:]
         found.append(torch.cat([p.grad.flatten() for p in last if p.grad is not None]))
@@ -124,7 +149,7 @@ def memory(case: Case, way: str) -> float:
 def print_memory(case: Case, way: str) -> None:
     model = opened(case)
     before = peak_mb()
-    step = prepared(way, model, case.batch)
+    step = prepared(way, network(way, model, case.batch), case.batch)
     for _ in range(3):
         step()
     print(peak_mb() - before)
@@ -132,26 +157,30 @@ def print_memory(case: Case, way: str) -> None:
 
 def report(case: Case, rounds: int, ways: list[str], path: Path | None) -> None:
     model = opened(case)
-    compared(model, 2)
+    print(f"{case.name}, batch {case.batch}")
     steps = {}
     for way in ways:
         try:
-            step = prepared(way, model, case.batch)
+            net = network(way, model, case.batch)
+            compared(model, net)
+            step = prepared(way, net, case.batch)
             step()
             steps[way] = step
         except Exception as error:
-            print(f"  {way:<8} does not work: {type(error).__name__}: {str(error).splitlines()[0][:80]}")
+            print(f"  {way:<10} does not work: {type(error).__name__}: {str(error).splitlines()[0][:80]}")
     taken = measure(steps, rounds, warm=2)
-    others = [values for way, values in taken.items() if way != "engine"] or [*taken.values()]
+    others = [values for way, values in taken.items() if way in PYTORCH] or [*taken.values()]
     pytorch = [min(turn) for turn in zip(*others, strict=True)]
-    print(f"{case.name}, batch {case.batch}")
     for way, values in taken.items():
-        ratios = [base / value for value, base in zip(values, pytorch, strict=True)]
         mib = memory(case, way)
-        print(f"  {way:<8} {spread(values, 3)} s   {spread(ratios, 2)} times as fast   {mib:6.0f} MiB", flush=True)
+        ratios = [base / value for value, base in zip(values, pytorch, strict=True)]
+        print(f"  {way:<10} {spread(values, 3)} s   {spread(ratios, 2)} times as fast   {mib:6.0f} MiB", flush=True)
         if path is not None:
             facts = {"model": case.model, "sparsity": case.sparsity, "batch": case.batch}
             append(path, facts | {"threads": torch.get_num_threads(), "mib": round(mib)}, "seconds", {way: values})
+    if {"engine", "sparseprop"} <= taken.keys():
+        ratios = [theirs / ours for theirs, ours in zip(taken["sparseprop"], taken["engine"], strict=True)]
+        print(f"  engine     {spread(ratios, 2)} times as fast as sparseprop")
 
 
 def main() -> None:

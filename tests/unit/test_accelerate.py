@@ -186,6 +186,41 @@ def test_gradcheck_of_the_reference_path():
     assert "PyTorch alone" in used(model)
 
 
+class Conv2dSame(nn.Conv2d):
+    """What timm's convolution with TensorFlow's padding is known by; `padded` is that padding by hand, at 5 x 6."""
+
+    padded = (0, 1, 1, 1)
+
+
+@pytest.mark.parametrize(
+    "conv",
+    [
+        nn.Conv2d(4, 6, 3, bias=False),
+        nn.Conv2d(4, 6, 3, stride=2, padding=1, bias=False),
+        nn.Conv2d(4, 6, (3, 1), stride=(1, 3), padding=(2, 0), bias=False),
+        nn.Conv2d(4, 6, 3, padding=2, dilation=2, bias=False),
+        nn.Conv2d(4, 6, 3, stride=2, padding=1, groups=2, bias=False),
+        nn.Conv2d(4, 4, 3, padding=1, groups=4, bias=False),
+        Conv2dSame(4, 6, 3, stride=2, bias=False),
+        Conv2dSame(4, 4, 3, stride=2, groups=4),
+    ],
+    ids=["plain", "stride", "uneven", "dilation", "groups", "depthwise", "same", "same depthwise"],
+)
+def test_gradcheck_of_a_convolution_by_itself(conv):
+    conv = copy.deepcopy(conv).double()
+    torch.manual_seed(0)
+    with torch.no_grad():
+        conv.weight *= torch.rand_like(conv.weight) >= 0.5
+    sparse = SparseConv2d(conv, conv.weight != 0)
+    x = torch.randn(1, 4, 5, 6, dtype=torch.float64, requires_grad=True)
+    torch.testing.assert_close(sparse(x), conv(F.pad(x, getattr(conv, "padded", (0, 0, 0, 0)))))
+
+    def out(x: Tensor, weight: Tensor) -> Tensor:
+        return torch.func.functional_call(sparse, {"weight": weight}, (x,))
+
+    assert torch.autograd.gradcheck(out, (x, sparse.weight))
+
+
 @pytest.mark.parametrize(
     ("given", "why"),
     [
