@@ -3,11 +3,11 @@
 
     python benchmarks/finetune.py FOLDER --model sparse80.safetensors --epochs 4 --seeds 0 1 2 --csv finetune.csv
 
-FOLDER holds labelled photographs as `budwood transfer` takes them; the model is a pruned checkpoint. Each seed is
-finetuned by `budwood transfer --mode full`, the whole command with decoding and evaluation, once with `--accelerate
-auto` and once with `off`, one after the other. Both hold the checkpoint's mask; `budwood verify` looks at what they
-made. Printed are accuracy and seconds of each, and how many times as fast the engine was for the same seed. Threads
-are PyTorch's: set OMP_NUM_THREADS.
+FOLDER holds labelled photographs as `budwood transfer` takes them; the model is a pruned checkpoint, or a network as it
+is initialised with random zeros, `torchvision:resnet50@0.9`. Each seed is finetuned by `budwood transfer --mode full`,
+the whole command with decoding and evaluation, once with `--accelerate auto` and once with `off`, one after the other.
+Both hold the checkpoint's mask: `budwood verify --against` it looks at what they made. Printed are accuracy and seconds
+of each, and how many times as fast the engine was for the same seed. Threads are PyTorch's: set OMP_NUM_THREADS.
 """
 
 import argparse
@@ -17,12 +17,19 @@ import subprocess
 import sys
 import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from rounds import spread
 
+from budwood import Mask
 from budwood.bench.environment import environment
+from budwood.bench.zeros import with_random_zeros
+from budwood.core.registry import sources
+from budwood.core.result import Result
+from budwood.models.network import Network, prunable
 
 WAYS = {"pytorch": "off", "engine": "auto"}
 
@@ -35,18 +42,34 @@ def budwood(*arguments: str) -> str:
     return run.stdout
 
 
-def finetuned(options: argparse.Namespace, seed: int, way: str, out: Path) -> dict[str, Any]:
+def opened(name: str, folder: Path) -> Path:
+    """The checkpoint that is finetuned."""
+    network, _, sparsity = name.partition("@")
+    if not sparsity:
+        return Path(name)
+    source, _, architecture = network.partition(":")
+    torch.manual_seed(0)
+    made: Network = sources.get(source)(architecture, None, False)
+    module = with_random_zeros(made.module, float(sparsity))
+    zeros = {n: p for n, p in prunable(module).items() if bool((p == 0).any())}
+    path = folder / f"{architecture}.safetensors"
+    replace(made, module=module, mask=Mask.from_zeros(zeros)).checkpoint().save(path)
+    return path
+
+
+def finetuned(options: argparse.Namespace, model: Path, seed: int, way: str, out: Path) -> dict[str, Any]:
     start = time.perf_counter()
     answer = budwood(
-        "transfer", options.folder, "--model", options.model, "--mode", "full", "--seeds", str(seed),
+        "transfer", options.folder, "--model", str(model), "--mode", "full", "--seeds", str(seed),
         "--epochs", str(options.epochs), "--batch-size", str(options.batch_size), "--accelerate", WAYS[way],
         "--no-dense", "--no-measure-latency", "--json", "--out", str(out),
     )  # fmt: skip
     seconds = time.perf_counter() - start
     (result,) = json.loads(answer)
-    budwood("verify", str(out / result["run_id"] / "checkpoint.safetensors"), "--mask", options.model)
-    print(f"  seed {seed} {way:<8} {seconds:7.1f} s   test {result['test_top1']:.4f}   {result['notes']}", flush=True)
-    facts = {"model": Path(options.model).name, "task": Path(options.folder).name, "epochs": options.epochs}
+    budwood("verify", str(out / result["run_id"]), "--against", str(model))
+    notes = Result.load(out / result["run_id"] / "result.json").notes
+    print(f"  seed {seed} {way:<8} {seconds:7.1f} s   test {result['test_top1']:.4f}   {'; '.join(notes)}", flush=True)
+    facts = {"model": Path(options.model).stem, "task": Path(options.folder).name, "epochs": options.epochs}
     return facts | {
         "seed": seed,
         "way": way,
@@ -69,9 +92,10 @@ def main() -> None:
     print("; ".join(f"{name}: {value}" for name, value in environment().items()))
     rows: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as out:
+        model = opened(options.model, Path(out))
         for seed in options.seeds:
             for way in WAYS:
-                rows.append(finetuned(options, seed, way, Path(out) / way))
+                rows.append(finetuned(options, model, seed, way, Path(out) / way))
                 if options.csv is not None:
                     with options.csv.open("a", newline="") as file:
                         writer = csv.DictWriter(file, rows[-1])
