@@ -69,7 +69,8 @@ def finetuned(options: argparse.Namespace, model: Path, seed: int, way: str, out
     budwood("verify", str(out / result["run_id"]), "--against", str(model))
     notes = Result.load(out / result["run_id"] / "result.json").notes
     print(f"  seed {seed} {way:<8} {seconds:7.1f} s   test {result['test_top1']:.4f}   {'; '.join(notes)}", flush=True)
-    facts = {"model": Path(options.model).stem, "task": Path(options.folder).name, "epochs": options.epochs}
+    name = options.model if "@" in options.model else Path(options.model).stem
+    facts = {"model": name, "task": Path(options.folder).name, "epochs": options.epochs}
     return facts | {
         "seed": seed,
         "way": way,
