@@ -41,4 +41,5 @@ def append(path: Path, facts: Mapping[str, Any], unit: str, taken: Mapping[str, 
 
 def thinned(samples: list[Any], most: int) -> list[Any]:
     """At most so many of them, drawn evenly."""
-    return samples[:: max(1, len(samples) // most)][:most]
+    count = min(most, len(samples))
+    return [samples[number * len(samples) // count] for number in range(count)]
