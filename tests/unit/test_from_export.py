@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+import torchvision
 from torch import Tensor, nn
 
 from budwood.core.errors import UserError
@@ -308,6 +309,62 @@ def test_normalization_of_the_input_by_buffers() -> None:
             return torch.cat(parts, 1) - self.mean[:, None, None]
 
     check(Normalize(), images(3))
+
+
+def _through_a_view(x: Tensor, conv: nn.Module) -> Tensor:
+    y = conv(x)
+    y.transpose(2, 3).relu_()
+    return y
+
+
+def _sum_kept_before(x: Tensor, conv: nn.Module) -> Tensor:
+    y = conv(x)
+    z = y.flatten(1)
+    F.relu_(y)
+    return z
+
+
+def _through_idle_dropout(x: Tensor, conv: nn.Module) -> Tensor:
+    y = conv(x)
+    z = F.relu_(F.dropout(y.transpose(2, 3), training=False, inplace=True))
+    return z.transpose(2, 3) + y
+
+
+def _onto_the_images(x: Tensor, conv: nn.Module) -> Tensor:
+    z = x.clone().relu_()
+    return conv(z) + z
+
+
+def _added_to_itself(x: Tensor, conv: nn.Module) -> Tensor:
+    y = conv(x)
+    y += y
+    return F.hardswish(y, inplace=True)
+
+
+def _twice(x: Tensor, conv: nn.Module) -> Tensor:
+    y = conv(x)
+    z = F.relu_(y)
+    y *= 2.0
+    return z
+
+
+@pytest.mark.parametrize(
+    "function",
+    [_through_a_view, _sum_kept_before, _through_idle_dropout, _onto_the_images, _added_to_itself, _twice],
+)
+def test_what_is_written_over_is_seen_by_whoever_shares_its_memory(function: Callable[..., Tensor]) -> None:
+    check(Of(function, nn.Conv2d(C, C, 3, padding=1)))
+
+
+def test_operators_in_place_as_networks_have_them_cost_no_second_tracing(monkeypatch: pytest.MonkeyPatch) -> None:
+    def again(*_: object) -> None:
+        raise AssertionError("traced once more")
+
+    monkeypatch.setattr(torch.export.ExportedProgram, "run_decompositions", again)
+    for name in ("resnet18", "mobilenet_v3_small", "efficientnet_b0", "densenet121"):
+        graph_from_module(torchvision.models.get_model(name), torch.zeros(1, 3, 64, 64))
+    with pytest.raises(UserError, match="traced once more"):
+        graph_from_module(Of(_through_a_view, nn.Conv2d(C, C, 1)), images().float())
 
 
 @pytest.mark.parametrize("inplace", [False, True])

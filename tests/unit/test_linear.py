@@ -12,6 +12,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import balanced_accuracy_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
+from threadpoolctl import threadpool_info
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -27,7 +28,7 @@ from budwood.tasks.samples import SampleTask
 from budwood.tasks.views import Official
 from budwood.train.data import batch_plan, mixed_seed
 from budwood.transfer.full import full
-from budwood.transfer.linear import REGULARISATION, fit_head, linear, logits
+from budwood.transfer.linear import REGULARISATION, _blas_of_scipy, fit_head, linear, logits
 
 SIZES = {"train": 60, "val": 20, "test": 20}
 
@@ -131,6 +132,16 @@ def test_lbfgs_is_scikit_learns_pipeline(classes: int) -> None:
     assert head[0].shape == (classes, 6) and head[1].shape == (classes,)
     assert (found.argmax(1) == expected.argmax(1)).mean() >= 0.99
     np.testing.assert_allclose(found, expected, atol=0.02)
+
+
+def test_only_scipys_own_threads_are_held_back_while_a_head_is_fitted() -> None:
+    before = {library["filepath"]: library["num_threads"] for library in threadpool_info()}
+    with _blas_of_scipy().limit(limits=1):
+        during = {library["filepath"]: library["num_threads"] for library in threadpool_info()}
+    changed = [path for path in before if during[path] != before[path]]
+    assert all("scipy" in Path(path).parts or "scipy.libs" in Path(path).parts for path in changed)
+    assert bool(changed) == any(n > 1 and "scipy.libs" in Path(path).parts for path, n in before.items())
+    assert {library["filepath"]: library["num_threads"] for library in threadpool_info()} == before
 
 
 def test_sgd_is_the_plain_loop() -> None:

@@ -25,6 +25,7 @@ from .. import graph as g
 from ..views import View
 from . import layers, moves, ops, windows  # noqa: F401  they register what they handle
 from .build import HANDLERS, Builder
+from .in_place import meant_by, name_of, readable
 
 # Stands for a batch that is left open: a prime that hardly is another size.
 OPEN_BATCH = 2003
@@ -59,16 +60,17 @@ def graph_from_exported(
 
     The batch may be of any fixed size or dynamic, the other sizes must be fixed. Raises UserError as above.
     """
-    try:
-        functional = program.run_decompositions({})  # nothing is taken apart, but no operator works in place any more
-    except Exception as error:
-        raise UserError(f"the exported program cannot be read: {_first_line(error)}") from error
-    return _Walk(functional, dtype).graph(every_output)
+    if not readable(program):
+        try:
+            program = program.run_decompositions({})  # nothing is taken apart, but nothing works in place any more
+        except Exception as error:
+            raise UserError(f"the exported program cannot be read: {_first_line(error)}") from error
+    return _Walk(program, dtype).graph(every_output)
 
 
 def is_supported(operator: Any) -> bool:
     """Whether an operator is known here; some uses of it may not be supported all the same."""
-    return operator in _PYTHON or _operator(operator) in HANDLERS
+    return operator in _PYTHON or name_of(operator) in HANDLERS
 
 
 def _first_line(error: Exception) -> str:
@@ -161,7 +163,7 @@ class _Walk:
     def _value(self, node: torch.fx.Node) -> Any:
         if node.op != "call_function":
             return self._refuse(node, f"a node of the kind {node.op}")
-        name = _operator(node.target)
+        name = meant_by(node.target)
         inputs = [self.values[n] for n in node.all_input_nodes]
         if node.target in _PYTHON or not any(_depends(v) for v in inputs):
             return MISSING if any(v is MISSING for v in inputs) else self._evaluate(node)
@@ -219,15 +221,6 @@ class _Walk:
 
 
 _PYTHON = {operator.getitem}
-
-
-def _operator(target: Any) -> str:
-    """The name without the overload: `conv2d` of aten.conv2d.padding. Operators of others bear their namespace."""
-    if not isinstance(target, torch._ops.OpOverload):
-        return str(target)
-    space, _, name = target.name().partition("::")
-    name = name.split(".")[0]
-    return name if space == "aten" else f"{space}::{name}"
 
 
 def _plain(value: Any) -> Any:
