@@ -13,8 +13,9 @@ $(STAMP): pyproject.toml CMakeLists.txt $(shell find csrc -name '*.[ch]pp')
 	$(BIN)/python -m pip install --quiet -e '.[all,dev,docs]'
 	touch $@
 
+# A process for each core, of one thread: most of a test's time is one thread's anyway.
 test: install
-	$(BIN)/python -m pytest -q
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto --dist worksteal
 
 # The native code's own tests under the sanitizers of memory, undefined behaviour and threads. Needs no Python.
 sanitize:

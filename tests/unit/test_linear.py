@@ -23,7 +23,7 @@ from budwood.core.pruner import Pruner
 from budwood.core.spec import Recipe
 from budwood.core.task import SPLITS, Preprocessing, Split
 from budwood.models.network import Network, prunable
-from budwood.tasks.images import transforms
+from budwood.tasks.images import Seeded, transforms
 from budwood.tasks.samples import SampleTask
 from budwood.tasks.views import Official
 from budwood.train.data import batch_plan, mixed_seed
@@ -199,10 +199,12 @@ RECIPES: Sequence[Recipe] = [
     Recipe(head="lbfgs"),
     Recipe(head="sgd", epochs=30, batch_size=16, lr=0.05),
     Recipe(head="sgd", epochs=3, batch_size=16, select="last"),
+    Recipe(head="sgd-augmented", epochs=4, batch_size=16, lr=0.05),
+    Recipe(head="sgd-augmented", epochs=2, batch_size=16, select="last"),
 ]
 
 
-@pytest.mark.parametrize("recipe", RECIPES, ids=["lbfgs", "sgd", "last"])
+@pytest.mark.parametrize("recipe", RECIPES, ids=["lbfgs", "sgd", "last", "augmented", "augmented last"])
 @pytest.mark.parametrize("classes", [2, 5])
 def test_the_assembled_network_answers_as_its_head_on_the_features(recipe: Recipe, classes: int) -> None:
     task, net = Tones(classes), network()
@@ -235,10 +237,56 @@ def test_the_assembled_network_answers_as_its_head_on_the_features(recipe: Recip
     assert done.network.lineage.classes == task.classes and done.network.lineage.num_classes == classes
 
 
+@pytest.mark.parametrize("accelerate", [False, True])
+def test_features_of_every_epoch_are_those_of_new_crops(accelerate: bool) -> None:
+    """Against the plain loop: images cropped and mirrored, the network in evaluation, SGD on its last layer alone."""
+    task, net, recipe = Tones(5), network(), RECIPES[3].model_copy(update={"select": "last"})
+    plain = net.copy().module.eval()
+    done = linear(net, task, recipe, 4, accelerate=accelerate)
+    images = Seeded(task.load("train", transforms(net.lineage.preprocessing, train=True)), 4)
+    torch.manual_seed(mixed_seed(4))
+    head = plain[8] = nn.Linear(8, 5)
+    optimizer = torch.optim.SGD(head.parameters(), 0.05, momentum=0.9, weight_decay=5e-4)
+    scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 4 * 4)
+    losses = []
+    for epoch in range(4):
+        images.set_epoch(epoch)
+        total = 0.0
+        for batch in batch_plan(60, 16, 4, epoch):
+            x, y = torch.stack([images[i][0] for i in batch]), torch.tensor([images[i][1] for i in batch])
+            optimizer.zero_grad()
+            loss = F.cross_entropy(plain(x), y)
+            loss.backward()
+            optimizer.step()
+            scheduler.step()
+            total += loss.item()
+        losses.append(total / 4)
+    assert len({round(loss, 6) for loss in losses}) == 4
+    np.testing.assert_allclose([row["train_loss"] for row in done.history], losses, rtol=1e-4)
+    torch.testing.assert_close(done.network.module[8].weight, head.weight.detach(), rtol=1e-3, atol=1e-4)
+    assert done.network.notes == [f"features from {'the engine' if accelerate else 'PyTorch'}"]
+
+
+def test_a_killed_head_on_new_crops_goes_on(tmp_path: Path) -> None:
+    def killed(step: int, *_: object) -> None:
+        if step == 10:
+            raise KeyboardInterrupt
+
+    task, recipe, state = Tones(5), RECIPES[3], tmp_path / "state.safetensors"
+    whole = linear(network(), task, recipe, 1)
+    with pytest.raises(KeyboardInterrupt):
+        linear(network(), task, recipe, 1, state_path=state, progress=killed)
+    steps: list[int] = []
+    rest = linear(network(), task, recipe, 1, state_path=state, progress=lambda step, *_: steps.append(step))
+    assert steps == list(range(9, 17)), "it began anew or lost more than the epoch that it was in"
+    assert rest.history == whole.history
+    assert torch.equal(rest.network.module[8].weight, whole.network.module[8].weight)
+
+
 def test_both_heads_and_full_transfer_report_alike() -> None:
     """The same columns, so that one table and one figure serve them all."""
     task = Tones(2)
-    found = [linear(network(), task, recipe, 0) for recipe in RECIPES[:2]]
+    found = [linear(network(), task, recipe, 0) for recipe in RECIPES]
     found.append(full(network(), task, Pruner(), Recipe(epochs=2, batch_size=16), 0))
     for done in found:
         assert all({"epoch", "val_top1", "val_mean_per_class", "val_loss"} <= set(row) for row in done.history)

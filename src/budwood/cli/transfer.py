@@ -199,7 +199,7 @@ class _Request:
 def _seeds_of(way: Transfer, seeds: list[int], request: _Request, quiet: bool) -> list[int]:
     """The seeds that make a difference."""
     head = recipe_for(request.protocol, request.task, way, request.recipe).head
-    if way == "full" or head == "sgd" or len(seeds) == 1:
+    if way == "full" or head != "lbfgs" or len(seeds) == 1:
         return seeds
     say("linear head: L-BFGS comes to the same for every seed, so one is run; --head sgd for several", quiet)
     return seeds[:1]

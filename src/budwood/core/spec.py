@@ -55,8 +55,9 @@ class Recipe(BaseModel):
     """Image size in pixels; the network's own if not given."""
     augment: bool = True
     """Random crops and mirroring while training."""
-    head: Literal["lbfgs", "sgd"] = "lbfgs"
-    """How a linear head is fitted: L-BFGS with C chosen on the validation split, or SGD as in the study."""
+    head: Literal["lbfgs", "sgd", "sgd-augmented"] = "lbfgs"
+    """How a linear head is fitted: L-BFGS with C chosen on the validation split; SGD as in the study; or SGD on images
+    that are cropped and mirrored anew in every epoch, for which the backbone runs each time."""
     adapt_bn: bool = False
     """Before a linear head is fitted, make batch norm statistics anew on the training images."""
 

@@ -182,7 +182,7 @@ class Runner:
             crops = self.root / "crops" if first else None
             return linear(
                 network, self.task, recipe, spec.seed, cache=cache, crops=crops, workers=self.workers,
-                accelerate=self.accelerate, progress=progress,
+                accelerate=self.accelerate, state_path=folder / STATE, progress=progress,
             )  # fmt: skip
         if spec.where == "one-shot":
             pruner = Pruner(spec.sparsity)

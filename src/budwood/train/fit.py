@@ -376,9 +376,9 @@ class Fit:
         for i, p in enumerate(self.trained):
             if (buffer := groups.get("momentum", {}).get(str(i))) is not None:
                 self.optimizer.state[p]["momentum_buffer"] = torch.empty_like(p).copy_(buffer)
-        self.mask = Mask(groups["mask"])
+        self.mask = Mask(groups.get("mask", {}))
         self.pruner.load_state(groups.get("pruner", {}))
-        self.best_mask = Mask(groups["best_mask"])
+        self.best_mask = Mask(groups.get("best_mask", {}))
         self.best_epoch = facts["best_epoch"]
         if self.best_epoch >= 0:
             self.best = groups["best"]

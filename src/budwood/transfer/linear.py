@@ -1,4 +1,7 @@
-"""Linear transfer: the backbone stays as it is, its features are computed once, and a linear head is fitted to them."""
+"""Linear transfer: the backbone stays as it is, and a linear head is fitted to its features.
+
+They are computed once; or, if the images are to be cropped and mirrored anew, in every epoch.
+"""
 
 import warnings
 from collections.abc import Iterator
@@ -13,19 +16,22 @@ from sklearn.linear_model import LogisticRegression
 from threadpoolctl import ThreadpoolController
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.data import TensorDataset
 
 from ..core.errors import UserError
+from ..core.mask import Mask
+from ..core.pruner import Pruner
 from ..core.spec import Recipe
-from ..core.task import SPLITS, Split, Task
+from ..core.task import SPLITS, Task
 from ..models.network import Network, replace_head
-from ..tasks.images import transforms
+from ..tasks.images import Seeded, transforms
 from ..tasks.views import Official, chosen_by
 from ..train.batchnorm import recalibrate
 from ..train.data import batch_plan, mixed_seed
 from ..train.evaluate import scores
-from ..train.fit import Progress
+from ..train.fit import Fit, Progress
 from ..train.optim import learning_rate, sgd
-from .features import Features, features
+from .features import BATCH, Features, Forward, backbone, features
 from .full import Transferred
 
 REGULARISATION = tuple(10.0**k for k in range(-5, 4))
@@ -34,6 +40,10 @@ REGULARISATION = tuple(10.0**k for k in range(-5, 4))
 
 Head = tuple[Tensor, Tensor]
 """Weight (classes, D) and bias (classes,), float32."""
+
+
+EVERY_EPOCH = "sgd-augmented"
+"""The head whose features are made anew in every epoch."""
 
 
 Candidates = Iterator[tuple[dict[str, float], Head]]
@@ -55,7 +65,7 @@ def fit_head(
     for i, (facts, head) in enumerate(fit(train, classes, recipe, seed)):
         found = scores(logits(head, val[0]), val[1])
         history.append({"epoch": float(i)} | facts | {f"val_{name}": value for name, value in found.items()})
-        if found[metric] > best_score or (recipe.select == "last" and recipe.head == "sgd"):
+        if found[metric] > best_score or (recipe.select == "last" and recipe.head != "lbfgs"):
             best, best_score = head, found[metric]
         if progress is not None:
             progress(i + 1, len(REGULARISATION) if recipe.head == "lbfgs" else recipe.epochs, found["loss"])
@@ -102,9 +112,7 @@ def _blas_of_scipy() -> ThreadpoolController:
 
 def _sgd_heads(train: Features, classes: int, recipe: Recipe, seed: int) -> Candidates:
     """SGD on the stored features, as in the study (no augmentation is left to do)."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(mixed_seed(seed))
-        head = nn.Linear(train[0].shape[1], classes)
+    head = _new_head(train[0].shape[1], classes, seed)
     optimizer = sgd(list(head.parameters()), [], recipe)
     steps = len(batch_plan(len(train[0]), recipe.batch_size, seed, 0))
     for epoch in range(recipe.epochs):
@@ -120,6 +128,62 @@ def _sgd_heads(train: Features, classes: int, recipe: Recipe, seed: int) -> Cand
         yield {"train_loss": total / steps}, (head.weight.detach().clone(), head.bias.detach().clone())
 
 
+def _new_head(width: int, classes: int, seed: int) -> nn.Linear:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(mixed_seed(seed))
+        return nn.Linear(width, classes)
+
+
+class _OnBackbone(nn.Module):
+    """A head that is trained on what a backbone sees, which is trained no more than copied: images (N, 3, S, S), or
+    features (N, D, 1, 1), to logits (N, classes)."""
+
+    def __init__(self, head: nn.Linear, forward: Forward) -> None:
+        super().__init__()
+        self.head = head
+
+        @torch.no_grad()
+        def seen(images: Tensor) -> Tensor:
+            return torch.cat([forward(some) for some in images.split(BATCH)])
+
+        self.seen = seen  # a function: whoever copies the module does not copy the backbone
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.head(images.flatten(1) if images.shape[-1] == 1 else self.seen(images))  # type: ignore[no-any-return]
+
+
+def _trained_head(
+    forward: Forward,
+    network: Network,
+    task: Task,
+    val: Features,
+    recipe: Recipe,
+    seed: int,
+    workers: int,
+    state_path: Path | None,
+    progress: Progress | None,
+) -> tuple[Head, list[dict[str, float]]]:
+    """The same by SGD on training images that are cropped and mirrored anew in every epoch."""
+    head = _new_head(val[0].shape[1], len(task.classes), seed).to(next(network.module.parameters()).device)
+    images = task.load("train", transforms(network.lineage.preprocessing, train=True))
+    known = TensorDataset(val[0][:, :, None, None], val[1])
+    fitted = Fit(
+        _OnBackbone(head, forward),
+        Pruner(0.0),
+        Mask({}),
+        Seeded(images, seed),
+        known,
+        recipe,
+        metric=chosen_by(task),
+        seed=seed,
+        workers=workers,
+        state_path=state_path,
+        progress=progress,
+    ).run()
+    history = [{name: value for name, value in row.items() if name != "sparsity"} for row in fitted.history]
+    return (head.weight.detach().cpu(), head.bias.detach().cpu()), history
+
+
 @torch.no_grad()
 def linear(
     network: Network,
@@ -131,28 +195,37 @@ def linear(
     crops: Path | None = None,
     workers: int = 0,
     accelerate: bool = True,
+    state_path: Path | None = None,
     progress: Progress | None = None,
 ) -> Transferred:
     """Fit a new head to `network`, in place; no weight of the backbone changes (with `recipe.adapt_bn` its batch norm
     statistics do).
 
     Features are kept in the folder `cache`, for runs that differ in nothing but the head, and decoded images in
-    `crops`, for every network that is shown them at this size. Raises UserError where the head is not linear.
+    `crops`, for every network that is shown them at this size. Where features are made in every epoch a killed run
+    goes on from `state_path`. Raises UserError where the head is not linear or its loss is not finite.
     """
     network = replace_head(network, task.classes, seed)
     if recipe.adapt_bn:
         recalibrate(network.module, task.load("train", transforms(network.lineage.preprocessing, train=False)))
-    splits: tuple[Split, ...] = ("train", "test") if isinstance(task, Official) else SPLITS
+    every_epoch = recipe.head == EVERY_EPOCH
+    without = {"train"} if every_epoch else set()
+    without |= {"val"} if isinstance(task, Official) else set()
+    splits = [split for split in SPLITS if split not in without]
     found, way = features(network, task, splits, cache, crops, workers, accelerate)
-    network = replace(network, notes=[*network.notes, f"features from {way}"])
     val = found.setdefault("val", found["test"])
     metric = chosen_by(task)
     with torch.enable_grad():
-        head, history = fit_head(found["train"], val, len(task.classes), recipe, metric, seed, progress)
+        if every_epoch:
+            forward, way = backbone(network, accelerate)
+            head, history = _trained_head(forward, network, task, val, recipe, seed, workers, state_path, progress)
+        else:
+            head, history = fit_head(found["train"], val, len(task.classes), recipe, metric, seed, progress)
+    network = replace(network, notes=[*network.notes, f"features from {way}"])
     classifier = network.module.get_submodule(network.head)
     classifier.weight.copy_(head[0])
     classifier.bias.copy_(head[1])
     ranked = [row[f"val_{metric}"] for row in history]
-    last = recipe.select == "last" and recipe.head == "sgd"
+    last = recipe.select == "last" and recipe.head != "lbfgs"
     epoch = len(ranked) - 1 if last else ranked.index(max(ranked))
     return Transferred(network, history, epoch, {s: (logits(head, found[s][0]), found[s][1]) for s in ("val", "test")})

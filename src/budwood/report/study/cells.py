@@ -133,7 +133,7 @@ def group_of(spec: RunSpec) -> Group:
     if spec.transfer != "linear":
         return Group(spec.transfer, spec.protocol, spec.recipe.epochs)
     recipe = spec.recipe.for_linear()
-    return Group(spec.transfer, spec.protocol, recipe.epochs if recipe.head == "sgd" else 0)
+    return Group(spec.transfer, spec.protocol, recipe.epochs if recipe.head != "lbfgs" else 0)
 
 
 def backbone_of(spec: RunSpec, labels: Labels) -> Backbone:
