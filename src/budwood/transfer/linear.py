@@ -14,36 +14,26 @@ import torch
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 from threadpoolctl import ThreadpoolController
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
-from torch.utils.data import TensorDataset
 
 from ..core.errors import UserError
-from ..core.mask import Mask
-from ..core.pruner import Pruner
 from ..core.spec import Recipe
-from ..core.task import SPLITS, Task
+from ..core.task import Split, Task
 from ..models.network import Network, replace_head
-from ..tasks.images import Seeded, transforms
+from ..tasks.images import transforms
 from ..tasks.views import Official, chosen_by
 from ..train.batchnorm import recalibrate
-from ..train.data import batch_plan, mixed_seed
+from ..train.data import batch_plan
 from ..train.evaluate import scores
-from ..train.fit import Fit, Progress
+from ..train.fit import Progress
 from ..train.optim import learning_rate, sgd
-from .features import BATCH, Features, Forward, backbone, features
+from .augmented import Head, fit_on_new_crops, new_head
+from .features import Features, features
 from .full import Transferred
 
 REGULARISATION = tuple(10.0**k for k in range(-5, 4))
 """The C that are tried for L-BFGS: nine powers of ten around scikit-learn's default of 1."""
-
-
-Head = tuple[Tensor, Tensor]
-"""Weight (classes, D) and bias (classes,), float32."""
-
-
-EVERY_EPOCH = "sgd-augmented"
-"""The head whose features are made anew in every epoch."""
 
 
 Candidates = Iterator[tuple[dict[str, float], Head]]
@@ -112,7 +102,7 @@ def _blas_of_scipy() -> ThreadpoolController:
 
 def _sgd_heads(train: Features, classes: int, recipe: Recipe, seed: int) -> Candidates:
     """SGD on the stored features, as in the study (no augmentation is left to do)."""
-    head = _new_head(train[0].shape[1], classes, seed)
+    head = new_head(train[0].shape[1], classes, seed)
     optimizer = sgd(list(head.parameters()), [], recipe)
     steps = len(batch_plan(len(train[0]), recipe.batch_size, seed, 0))
     for epoch in range(recipe.epochs):
@@ -126,62 +116,6 @@ def _sgd_heads(train: Features, classes: int, recipe: Recipe, seed: int) -> Cand
             optimizer.step()
             total += float(loss.detach())
         yield {"train_loss": total / steps}, (head.weight.detach().clone(), head.bias.detach().clone())
-
-
-def _new_head(width: int, classes: int, seed: int) -> nn.Linear:
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(mixed_seed(seed))
-        return nn.Linear(width, classes)
-
-
-class _OnBackbone(nn.Module):
-    """A head that is trained on what a backbone sees, which is trained no more than copied: images (N, 3, S, S), or
-    features (N, D, 1, 1), to logits (N, classes)."""
-
-    def __init__(self, head: nn.Linear, forward: Forward) -> None:
-        super().__init__()
-        self.head = head
-
-        @torch.no_grad()
-        def seen(images: Tensor) -> Tensor:
-            return torch.cat([forward(some) for some in images.split(BATCH)])
-
-        self.seen = seen  # a function: whoever copies the module does not copy the backbone
-
-    def forward(self, images: Tensor) -> Tensor:
-        return self.head(images.flatten(1) if images.shape[-1] == 1 else self.seen(images))  # type: ignore[no-any-return]
-
-
-def _trained_head(
-    forward: Forward,
-    network: Network,
-    task: Task,
-    val: Features,
-    recipe: Recipe,
-    seed: int,
-    workers: int,
-    state_path: Path | None,
-    progress: Progress | None,
-) -> tuple[Head, list[dict[str, float]]]:
-    """The same by SGD on training images that are cropped and mirrored anew in every epoch."""
-    head = _new_head(val[0].shape[1], len(task.classes), seed).to(next(network.module.parameters()).device)
-    images = task.load("train", transforms(network.lineage.preprocessing, train=True))
-    known = TensorDataset(val[0][:, :, None, None], val[1])
-    fitted = Fit(
-        _OnBackbone(head, forward),
-        Pruner(0.0),
-        Mask({}),
-        Seeded(images, seed),
-        known,
-        recipe,
-        metric=chosen_by(task),
-        seed=seed,
-        workers=workers,
-        state_path=state_path,
-        progress=progress,
-    ).run()
-    history = [{name: value for name, value in row.items() if name != "sparsity"} for row in fitted.history]
-    return (head.weight.detach().cpu(), head.bias.detach().cpu()), history
 
 
 @torch.no_grad()
@@ -208,17 +142,18 @@ def linear(
     network = replace_head(network, task.classes, seed)
     if recipe.adapt_bn:
         recalibrate(network.module, task.load("train", transforms(network.lineage.preprocessing, train=False)))
-    every_epoch = recipe.head == EVERY_EPOCH
-    without = {"train"} if every_epoch else set()
-    without |= {"val"} if isinstance(task, Official) else set()
-    splits = [split for split in SPLITS if split not in without]
+    every_epoch = recipe.head == "sgd-augmented"
+    splits: list[Split] = ["test"] if isinstance(task, Official) else ["val", "test"]
+    splits += [] if every_epoch else ["train"]
     found, way = features(network, task, splits, cache, crops, workers, accelerate)
     val = found.setdefault("val", found["test"])
     metric = chosen_by(task)
     with torch.enable_grad():
         if every_epoch:
-            forward, way = backbone(network, accelerate)
-            head, history = _trained_head(forward, network, task, val, recipe, seed, workers, state_path, progress)
+            head, history, way = fit_on_new_crops(
+                network, task, val, recipe, seed,
+                workers=workers, accelerate=accelerate, state_path=state_path, progress=progress,
+            )  # fmt: skip
         else:
             head, history = fit_head(found["train"], val, len(task.classes), recipe, metric, seed, progress)
     network = replace(network, notes=[*network.notes, f"features from {way}"])
