@@ -29,13 +29,13 @@ from typing import Any
 
 import numpy as np
 import torch
+from networks import named
 from rounds import thinned
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 import budwood
 from budwood.bench.environment import environment
-from budwood.core.registry import sources
 from budwood.models.network import Network, replace_head
 from budwood.tasks.folder import Folder
 from budwood.tasks.images import transforms
@@ -62,12 +62,12 @@ class Trained:
 def opened(name: str, task: Folder) -> Network:
     """The pruned network with a head for the task's classes, in training."""
     torch.manual_seed(0)
-    source, _, model = name.partition(":")
-    network: Network = sources.get(source)(model, None, source == "packaged")
+    packaged = name.startswith("packaged:")
+    network = named(name, pretrained=packaged)
     replace_head(network, task.classes, 0)
     convs = [m for m in network.module.modules() if isinstance(m, nn.Conv2d)][1:]
     with torch.no_grad():
-        for weight in (c.weight for c in convs if source != "packaged" or c.kernel_size == (1, 1)):
+        for weight in (c.weight for c in convs if not packaged or c.kernel_size == (1, 1)):
             gone = weight.abs().flatten().argsort()[: round(SPARSITY * weight.numel())]
             weight.view(-1)[gone] = 0
     network.module.train()

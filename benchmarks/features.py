@@ -26,11 +26,11 @@ from functools import partial
 from pathlib import Path
 
 import torch
+from networks import named
 from rounds import append, measure, spread, thinned
 from torch import Tensor
 
 from budwood.bench.environment import environment
-from budwood.core.registry import sources
 from budwood.models.network import Network
 from budwood.tasks.folder import Folder
 from budwood.transfer import features as module
@@ -39,8 +39,7 @@ from budwood.transfer.features import features
 
 
 def opened(model: str, size: int | None) -> Network:
-    source, _, name = model.partition(":")
-    network: Network = sources.get(source)(name, None, False)
+    network = named(model)
     network.module.eval().to(memory_format=torch.channels_last)
     if size is None:
         return network

@@ -22,14 +22,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from networks import named
 from rounds import spread
 
 from budwood import Mask
 from budwood.bench.environment import environment
 from budwood.bench.zeros import with_random_zeros
-from budwood.core.registry import sources
 from budwood.core.result import Result
-from budwood.models.network import Network, prunable
+from budwood.models.network import prunable
 
 WAYS = {"pytorch": "off", "engine": "auto"}
 
@@ -47,12 +47,11 @@ def opened(name: str, folder: Path) -> Path:
     network, _, sparsity = name.partition("@")
     if not sparsity:
         return Path(name)
-    source, _, architecture = network.partition(":")
     torch.manual_seed(0)
-    made: Network = sources.get(source)(architecture, None, False)
+    made = named(network)
     module = with_random_zeros(made.module, float(sparsity))
     zeros = {n: p for n, p in prunable(module).items() if bool((p == 0).any())}
-    path = folder / f"{architecture}.safetensors"
+    path = folder / f"{network.partition(':')[2]}.safetensors"
     replace(made, module=module, mask=Mask.from_zeros(zeros)).checkpoint().save(path)
     return path
 

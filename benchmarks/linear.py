@@ -24,13 +24,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from networks import named
 from rounds import append, measure, spread, thinned
 from torch import Tensor
 
 from budwood.bench.environment import environment
 from budwood.bench.onnxruntime import OnnxRuntime
 from budwood.bench.zeros import with_random_zeros
-from budwood.core.registry import sources
 from budwood.core.spec import Recipe
 from budwood.models.network import Network
 from budwood.tasks.folder import Folder
@@ -40,8 +40,7 @@ from budwood.transfer.linear import fit_head, linear
 
 
 def opened(model: str, sparsity: float) -> Network:
-    source, _, name = model.partition(":")
-    network: Network = sources.get(source)(name, None, False)
+    network = named(model)
     return replace(network, module=with_random_zeros(network.module, sparsity))
 
 

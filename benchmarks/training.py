@@ -30,13 +30,13 @@ from pathlib import Path
 
 import torch
 from memory import peak_mb
+from networks import named
 from rounds import append, measure, spread
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 import budwood
 from budwood.bench.environment import environment
-from budwood.core.registry import sources
 
 WAYS = ("eager", "compile", "engine", "sparseprop")
 PYTORCH = WAYS[:2]
@@ -64,9 +64,8 @@ CASES = (
 
 
 def opened(case: Case) -> nn.Module:
-    source, _, name = case.model.partition(":")
     torch.manual_seed(0)
-    model: nn.Module = sources.get(source)(name, None, False).module
+    model = named(case.model).module
     convs = [m for m in model.modules() if isinstance(m, nn.Conv2d)]
     with torch.no_grad():
         for conv in convs[1:]:
