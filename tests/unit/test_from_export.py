@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 
 import numpy as np
@@ -348,12 +349,52 @@ def _twice(x: Tensor, conv: nn.Module) -> Tensor:
     return z
 
 
+def _out_into_a_view(x: Tensor, conv: nn.Module) -> Tensor:
+    y = conv(x)
+    torch.add(conv(x + 1), 1.0, out=y.transpose(2, 3).transpose(2, 3))
+    return y
+
+
+def _dropped_through_a_view(x: Tensor, conv: nn.Module) -> Tensor:
+    y = conv(x)
+    F.dropout(y.transpose(2, 3), 1.0, True, True)
+    return y + x
+
+
+def _statistics_for_their_own_sake(x: Tensor, conv: nn.Module) -> Tensor:
+    mean, var = torch.zeros(C, dtype=x.dtype), torch.ones(C, dtype=x.dtype)
+    F.batch_norm(x, mean, var, training=True, momentum=1.0)
+    return conv(x) - mean.view(C, 1, 1)  # type: ignore[no-any-return]
+
+
 @pytest.mark.parametrize(
     "function",
     [_through_a_view, _sum_kept_before, _through_idle_dropout, _onto_the_images, _added_to_itself, _twice],
 )
 def test_what_is_written_over_is_seen_by_whoever_shares_its_memory(function: Callable[..., Tensor]) -> None:
     check(Of(function, nn.Conv2d(C, C, 3, padding=1)))
+
+
+@pytest.mark.parametrize("function", [_out_into_a_view, _dropped_through_a_view, _statistics_for_their_own_sake])
+def test_what_is_written_on_the_side_is_seen_or_refused(function: Callable[..., Tensor]) -> None:
+    with contextlib.suppress(UserError):
+        check(Of(function, nn.Conv2d(C, C, 3, padding=1)))
+
+
+def test_a_parameter_that_the_network_writes_to_is_left_alone() -> None:
+    class Doubling(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.p = nn.Parameter(torch.ones(C, 1, 1))
+
+        def forward(self, x: Tensor) -> Tensor:
+            torch.mul(self.p * 1, 2, out=self.p)
+            return x * self.p  # type: ignore[no-any-return]
+
+    model = Doubling()
+    with contextlib.suppress(UserError):
+        graph_from_module(model, images().float())
+    assert bool((model.p == 1).all())
 
 
 def test_operators_in_place_as_networks_have_them_cost_no_second_tracing(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -267,6 +267,22 @@ def test_features_of_every_epoch_are_those_of_new_crops(accelerate: bool) -> Non
     assert done.network.notes == [f"features from {'the engine' if accelerate else 'PyTorch'}"]
 
 
+@pytest.mark.parametrize("recipe", RECIPES, ids=["lbfgs", "sgd", "last", "augmented", "augmented last"])
+@pytest.mark.parametrize("bias", [float("nan"), 1e37])
+def test_a_network_whose_features_are_no_numbers_is_refused(recipe: Recipe, bias: float) -> None:
+    net = network()
+    torch.nn.init.constant_(net.module[3].bias, bias)
+    with pytest.raises(UserError, match=r"what the network makes of (train|val) images is too large"):
+        linear(net, Tones(2), recipe, 0)
+
+
+def test_a_head_that_diverges_is_refused() -> None:
+    train, val = clouds(3, 100, 1), clouds(3, 30, 2)
+    recipe = Recipe(head="sgd", epochs=40, lr=1e30)
+    with pytest.raises(UserError, match="a linear head diverged: features are as large as"):
+        fit_head(train, val, 3, recipe, "top1", 0)
+
+
 def test_a_killed_head_on_new_crops_goes_on(tmp_path: Path) -> None:
     def killed(step: int, *_: object) -> None:
         if step == 10:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import scipy as scipy_package
 import torch
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
@@ -54,6 +55,9 @@ def fit_head(
     best, best_score, history = None, -np.inf, []
     for i, (facts, head) in enumerate(fit(train, classes, recipe, seed)):
         found = scores(logits(head, val[0]), val[1])
+        if not np.isfinite(found["loss"]):
+            largest = float(train[0].abs().max())
+            raise UserError(f"a linear head diverged: features are as large as {largest:.1e}; check the weights")
         history.append({"epoch": float(i)} | facts | {f"val_{name}": value for name, value in found.items()})
         if found[metric] > best_score or (recipe.select == "last" and recipe.head != "lbfgs"):
             best, best_score = head, found[metric]
@@ -94,9 +98,9 @@ def _lbfgs_heads(train: Features, classes: int, recipe: Recipe, seed: int) -> Ca
 def _blas_of_scipy() -> ThreadpoolController:
     """The BLAS that SciPy's wheels bring along. L-BFGS goes to and fro between it and NumPy's, whose threads wait for
     work by spinning: with several threads in each, a head of 2,000 x 2,048 features took five times as long."""
-    threads = ThreadpoolController()
+    threads, scipy = ThreadpoolController(), Path(scipy_package.__file__).resolve().parent
     paths = [library.filepath for library in threads.lib_controllers]
-    own = [p for p in paths if any(folder in ("scipy", "scipy.libs") for folder in Path(p).parts)]
+    own = [p for p in paths if any(Path(p).is_relative_to(scipy.with_suffix(end)) for end in ("", ".libs"))]
     return threads.select(filepath=own)
 
 
@@ -147,6 +151,11 @@ def linear(
     splits += [] if every_epoch else ["train"]
     found, way = features(network, task, splits, cache, crops, workers, accelerate)
     val = found.setdefault("val", found["test"])
+    for split, (seen, _) in found.items():
+        if not bool(torch.isfinite(seen.square().sum())):
+            raise UserError(
+                f"what the network makes of {split} images is too large or no number; check its weights"
+            )
     metric = chosen_by(task)
     with torch.enable_grad():
         if every_epoch:

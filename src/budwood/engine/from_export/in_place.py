@@ -15,7 +15,9 @@ from .build import HANDLERS
 FRESH = frozenset(("conv2d", "linear", "batch_norm", "layer_norm", "add", "mul"))
 """Operators whose result shares its memory with nothing; few, as those that stand before one in place are few."""
 IDLE = frozenset(("dropout", "feature_dropout", "alpha_dropout", "feature_alpha_dropout"))
-"""Operators that change nothing in evaluation, in place or not; in training they are refused."""
+"""Operators that change nothing in evaluation, in place or not."""
+TRAINING = dict.fromkeys(IDLE, 2) | {"batch_norm": 5, "native_batch_norm": 5}
+"""Which argument says that an operator is in training: then a batch norm writes to its statistics, too."""
 
 
 def name_of(target: Any) -> str:
@@ -29,7 +31,7 @@ def name_of(target: Any) -> str:
 
 def meant_by(target: Any) -> str:
     """The name of the operator that gives the same and leaves its input alone."""
-    return name_of(target).removesuffix("_") if _changes_something(target) else name_of(target)
+    return name_of(target).removesuffix("_") if _in_place(target) else name_of(target)
 
 
 def readable(program: ExportedProgram) -> bool:
@@ -40,17 +42,31 @@ def readable(program: ExportedProgram) -> bool:
 def _readable(node: torch.fx.Node) -> bool:
     if node.op in ("placeholder", "output"):
         return True
-    if node.op != "call_function" or (meant_by(node.target) not in HANDLERS and node.target is not operator.getitem):
+    if node.op != "call_function":
         return False
-    return not _changes_something(node.target) or meant_by(node.target) in IDLE or _overwrites_its_own(node)
+    if node.target is operator.getitem:
+        return True
+    name = meant_by(node.target)
+    if name not in HANDLERS or (name in TRAINING and _argument(node, TRAINING[name]) is not False):
+        return False
+    return not _changes_something(node.target) or name in IDLE or _overwrites_its_own(node)
 
 
 def _overwrites_its_own(node: torch.fx.Node) -> bool:
     """Whether what an operator in place writes over was made for it alone."""
-    written = node.args[0]
+    written = node.args[0] if _in_place(node.target) else None
     if not isinstance(written, torch.fx.Node) or len(written.users) > 1 or written.op != "call_function":
         return False
     return _overwrites_its_own(written) if _changes_something(written.target) else name_of(written.target) in FRESH
+
+
+def _argument(node: torch.fx.Node, number: int) -> Any:
+    return node.args[number] if number < len(node.args) else node.kwargs.get(node.target._schema.arguments[number].name)  # type: ignore[union-attr]
+
+
+def _in_place(target: Any) -> bool:
+    """Whether an operator writes over its first argument; another may write to an argument `out`."""
+    return _changes_something(target) and name_of(target).endswith("_")
 
 
 def _changes_something(target: Any) -> bool:
