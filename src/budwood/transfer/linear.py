@@ -153,9 +153,7 @@ def linear(
     val = found.setdefault("val", found["test"])
     for split, (seen, _) in found.items():
         if not bool(torch.isfinite(seen.square().sum())):
-            raise UserError(
-                f"what the network makes of {split} images is too large or no number; check its weights"
-            )
+            raise UserError(f"what the network makes of {split} images is too large or no number; check its weights")
     metric = chosen_by(task)
     with torch.enable_grad():
         if every_epoch:
