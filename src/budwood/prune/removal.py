@@ -126,10 +126,9 @@ class _Rows:
         place, several = self.place.gather(1, j), j.shape[1] * self.size
         columns = self._columns(place, j)
         on = able.repeat_interleave(self.size, dim=1)
-        at = (j[:, :, None] * self.size + torch.arange(self.size, device=j.device)).flatten(1)
-        taken = columns.gather(2, at[:, None].expand(-1, several, -1))  # C, of all together: (r, m B, m B)
+        taken = _columns_at(columns, j, self.size)  # C, of all together: (r, m B, m B)
         taken = taken * (on[:, :, None] & on[:, None]) + torch.diag_embed((~on).to(taken))
-        # Its inverse and a product take a quarter of the time of solving for so many columns.
+        # An inverse of this size and a product take less time than solving for so many columns.
         root = torch.linalg.cholesky(taken)
         root = torch.linalg.solve_triangular(root, torch.diag_embed(on.to(taken)), upper=False)
         new = root @ columns  # (r, m B, n B)
@@ -156,8 +155,7 @@ class _Rows:
         first = self.inverse.flatten(0, 1).index_select(0, (self.which[:, None] * count + place).flatten())
         first = first.reshape(len(j), -1, count * self.size)  # (r, m B, D)
         if count > self.place.shape[1]:
-            at = (self.place[:, :, None] * self.size + torch.arange(self.size, device=j.device)).flatten(1)
-            first = first.gather(2, at[:, None].expand(-1, first.shape[1], -1))
+            first = _columns_at(first, self.place, self.size)
         picked = _at(self.factor, j).flatten(1, 2)[..., : self.depth]
         return torch.baddbmm(first, picked, self.factor.flatten(1, 2)[..., : self.depth].mT, alpha=-1)
 
@@ -175,3 +173,9 @@ def _at(values: Tensor, j: Tensor) -> Tensor:
     """values (r, n, ...), j (r, m) -> (r, m, ...). Copies whole parts, many times as fast as torch.gather."""
     first = torch.arange(len(j), device=j.device)[:, None] * values.shape[1]
     return values.flatten(0, 1).index_select(0, (first + j).flatten()).unflatten(0, j.shape)
+
+
+def _columns_at(values: Tensor, j: Tensor, size: int) -> Tensor:
+    """values (r, k, n B), blocks of B columns j (r, m) -> (r, k, m B)."""
+    at = (j[:, :, None] * size + torch.arange(size, device=j.device)).flatten(1)
+    return values.gather(2, at[:, None].expand(-1, values.shape[1], -1))

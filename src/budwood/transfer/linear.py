@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import scipy as scipy_package
+import scipy
 import torch
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
@@ -98,9 +98,9 @@ def _lbfgs_heads(train: Features, classes: int, recipe: Recipe, seed: int) -> Ca
 def _blas_of_scipy() -> ThreadpoolController:
     """The BLAS that SciPy's wheels bring along. L-BFGS goes to and fro between it and NumPy's, whose threads wait for
     work by spinning: with several threads in each, a head of 2,000 x 2,048 features took five times as long."""
-    threads, scipy = ThreadpoolController(), Path(scipy_package.__file__).resolve().parent
+    threads, home = ThreadpoolController(), Path(scipy.__file__).resolve().parent
     paths = [library.filepath for library in threads.lib_controllers]
-    own = [p for p in paths if any(Path(p).is_relative_to(scipy.with_suffix(end)) for end in ("", ".libs"))]
+    own = [p for p in paths if any(Path(p).is_relative_to(home.with_suffix(end)) for end in ("", ".libs"))]
     return threads.select(filepath=own)
 
 
