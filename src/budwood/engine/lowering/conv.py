@@ -18,17 +18,20 @@ from .operand import Operand, PhaseView, conv_taps, dealt_out, operand, taps
 
 # Density above which the dense kernel, which shares every load between three channels, is the faster (measured).
 DENSE_FROM = 0.5
-# Vectors that a block of inputs may take: in the first-level cache (48 KB, 768 lines, shared with the sums that pass
-# by) where a block has many non-zeros for each sum, more where it has few.
 WIDEST = 14
 DENSE_WIDEST = 8
-_LINES = ((DENSE_FROM, 600), (0.15, 700), (0.07, 800), (0.03, 1300), (0.0, 2500))
+# Vectors that a block of inputs may take (measured): as many as the first-level cache holds (48 KB, 768 lines, shared
+# with the sums that pass by) where a row has many non-zeros for each vector, more where it has few, since every block
+# costs a load and a store of each sum.
+_DENSE_LINES = 600
+_LINES = ((0.03, 650), (0.02, 750), (0.012, 900), (0.008, 1400), (0.005, 2000), (0.0, 2500))
+_ALONE = 1.4  # a single block may be so much larger: its sums are never loaded
 
 
 def blocks(channels: int, taps_per_channel: int, lines_per_channel: int, budget: int) -> NDArray[np.int64]:
     """First operand of each block, then their number: whole channels, blocks of nearly the same size."""
     most = max(budget // lines_per_channel, 1)
-    count = -(-channels // most)
+    count = 1 if channels * lines_per_channel <= _ALONE * budget else -(-channels // most)
     return np.array([channels * b // count for b in range(count + 1)], np.int64) * taps_per_channel
 
 
@@ -100,8 +103,10 @@ def tiling(source: Operand, out: View, density: float) -> dict[str, Any]:
     assert layout is not None
     widest = DENSE_WIDEST if density >= DENSE_FROM else WIDEST
     tile = -(-layout.width // tiles(layout.width, widest))
-    budget = next(lines for least, lines in _LINES if density >= least)
-    cut = blocks(source.channels, len(source.taps), source.lines(tile), budget)
+    lines = source.lines(tile)
+    each = density * len(source.taps) / lines  # non-zeros of a row for each vector
+    budget = _DENSE_LINES if density >= DENSE_FROM else next(most for least, most in _LINES if each >= least)
+    cut = blocks(source.channels, len(source.taps), lines, budget)
     return {"offsets": np.ascontiguousarray(source.offsets().ravel()), "widest": widest, "blocks": cut}
 
 
