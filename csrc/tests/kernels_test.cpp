@@ -134,7 +134,7 @@ void test_dense_conv(const Kernels& k, Random& random) {
     d.prepare(q, out);
     k.dense_conv({d.panel.data(), out.data(), q.residual ? d.residual.data() : nullptr, d.pitch, d.residual_pitch,
                   q.channels, q.depth, d.offsets.data(), weights.data(), d.bias.data(), q.limits.low, q.limits.high, q.tile,
-                  q.first, q.last});
+                  q.first, q.last, q.depth % 2 == 0});
     const auto what = label("dense_conv", {q.tile, q.channels, q.depth, q.first, q.last});
     for (int64_t c = 0; c < q.channels; ++c)
       d.expect(q, out, c, [&](int64_t e) { return weights[(c / kDenseRows * q.depth + e) * kDenseRows + c % kDenseRows]; }, what);

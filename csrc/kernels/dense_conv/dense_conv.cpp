@@ -5,8 +5,10 @@
 namespace budwood::BUDWOOD_ISA {
 namespace {
 
+constexpr int kAhead = 1024;  // floats
+
 // Three rows share each loaded vector of inputs: (T + 3) loads for 3 T fused multiply-adds.
-template <int T>
+template <int T, bool Ahead>
 void rows(const DenseConv& d) {
   constexpr int R = kDenseRows;
   const char* panel = reinterpret_cast<const char*>(d.panel);
@@ -21,6 +23,7 @@ void rows(const DenseConv& d) {
       const float* from = reinterpret_cast<const float*>(panel + d.offsets[k]);
       Vec w[R];
       for (int r = 0; r < R; ++r) w[r] = broadcast(weight[r]);
+      if constexpr (Ahead) __builtin_prefetch(weight + kAhead);
       for (int t = 0; t < T; ++t) {
         const Vec x = keep(load(from + t * kLanes));
         for (int r = 0; r < R; ++r) sum[r][t] = fma(w[r], x, sum[r][t]);
@@ -42,6 +45,11 @@ void rows(const DenseConv& d) {
   }
 }
 
+template <int T>
+void tile(const DenseConv& d) {
+  d.ahead ? rows<T, true>(d) : rows<T, false>(d);
+}
+
 }  // namespace
 
 void dense_conv(const DenseConv& d) {
@@ -57,14 +65,14 @@ void dense_conv(const DenseConv& d) {
     return dense_conv(part);
   }
   switch (d.tile) {
-    case 1: return rows<1>(d);
-    case 2: return rows<2>(d);
-    case 3: return rows<3>(d);
-    case 4: return rows<4>(d);
-    case 5: return rows<5>(d);
-    case 6: return rows<6>(d);
-    case 7: return rows<7>(d);
-    default: return rows<kDenseTile>(d);
+    case 1: return tile<1>(d);
+    case 2: return tile<2>(d);
+    case 3: return tile<3>(d);
+    case 4: return tile<4>(d);
+    case 5: return tile<5>(d);
+    case 6: return tile<6>(d);
+    case 7: return tile<7>(d);
+    default: return tile<kDenseTile>(d);
   }
 }
 

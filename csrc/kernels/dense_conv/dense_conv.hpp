@@ -22,6 +22,7 @@ struct DenseConv {
   float low, high;
   int tile;  // 1 to kDenseTile
   bool first, last;
+  bool ahead;  // fetch weights ahead: they come from beyond the caches, faster than the processor fetches by itself
 };
 
 constexpr int kDenseTile = 8;

@@ -29,6 +29,10 @@ constexpr int64_t kFarthest = std::numeric_limits<uint16_t>::max();
 // A tile's output channels are cut into so many parts at most, of so many channels at least, for the threads to share.
 constexpr int64_t kParts = 8, kPart = 8;
 
+// Tiles of a plane up to which the dense kernel fetches its weights ahead: each is used so few times that they come from
+// far away.
+constexpr int64_t kFew = 2;
+
 // Non-zeros of a row above which its blocks are summed apart.
 constexpr int64_t kLong = 256;
 
@@ -214,6 +218,7 @@ DenseConvStep::DenseConvStep(ConvShape shape, int64_t arena_floats, int64_t grou
     }
   }
   block_of_.push_back(static_cast<int64_t>(blocks_.size()));
+  few_ = shape_.out.height * static_cast<int64_t>(tiles_.size()) <= kFew;
 }
 
 DenseConvStep::DenseConvStep(ConvShape shape, int64_t arena_floats, std::span<const float> weights, int64_t groups)
@@ -235,7 +240,7 @@ void DenseConvStep::compute(const Kernels& kernels, const Place& p, int64_t begi
                         p.residual ? p.residual + block.channel * shape_.residual.channel : nullptr, shape_.out.channel,
                         shape_.residual.channel, block.channels, block.depth, offsets_.data() + block.offset,
                         weights_.data(p.arena) + block.weight, shape_.bias.data() + block.channel, p.low, p.high, p.tile,
-                        block.first, block.last});
+                        block.first, block.last, few_});
   }
 }
 

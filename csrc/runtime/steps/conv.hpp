@@ -135,6 +135,7 @@ class DenseConvStep : public ConvStep {
 
   int64_t lowest_ = 0;
   std::vector<int64_t> block_of_;  // first block of each part, then their number
+  bool few_ = false;               // tiles: the weights are fetched ahead
   std::vector<Block> blocks_;
   std::vector<uint32_t> offsets_;
   std::vector<int64_t> order_;  // the place in [M][K / groups] of each packed weight, -1 for rows that fill up
