@@ -8,7 +8,8 @@ Each engine is a process of its own; rounds go from engine to engine, so that a 
 alike. Printed are the median and the 10 % and 90 % quantiles of a run's time, in ms per image, the ratio to the first
 engine, and the process's peak memory. `--python NAME=PATH` gives an engine another interpreter: DeepSparse wants one
 of its own (deepsparse==1.8.0, numpy<2, onnx<1.15; its licence allows evaluation only). `--budget` takes the sparsity
-of each convolution from a CSV column (`FILE:COLUMN`) instead of one for all. `--csv` appends the rows to a file.
+of each convolution from a CSV column (`FILE:COLUMN`) instead of one for all. A checkpoint as `--model` keeps the zeros
+that it has. `--csv` appends the rows to a file.
 """
 
 from __future__ import annotations
@@ -111,7 +112,8 @@ def measure(path: str, batch: int, options: argparse.Namespace) -> list[dict[str
     """A row per engine."""
     pythons = dict(item.split("=", 1) for item in options.python)
     environment = dict(os.environ, NM_DISABLE_ANALYTICS="True")
-    processes, times, peaks = {}, {}, {}
+    processes, peaks = {}, {}
+    times: dict[str, list[float]] = {}
     for engine in options.engine:
         command = [pythons.get(engine, sys.executable), __file__, "worker", engine, path, str(batch)]
         process = subprocess.Popen(
@@ -156,16 +158,18 @@ def budget_of(text: str) -> list[float]:
     return [float(r[column].strip().rstrip("%")) / 100 for r in rows]
 
 
-def export(model: str, sparsity: float, budget: list[float] | None, batch: int, folder: Path) -> str:
-    """An ONNX file of the network with random weights and random zeros."""
+def export(model: str, sparsity: float, budget: list[float] | None, batch: int, folder: Path) -> tuple[str, str]:
+    """An ONNX file of the network, with random weights and random zeros or as its checkpoint has them; its zeros."""
     import torch
 
     from budwood.bench.zeros import with_random_zeros
-    from budwood.models.network import build
+    from budwood.models.network import build, open_network
 
     torch.manual_seed(0)
-    network = build(model, 1000)
-    module = with_random_zeros(network.module, sparsity) if budget is None else network.module
+    pruned = Path(model).exists()
+    network = open_network(model) if pruned else build(model, 1000)
+    zeros = f"{network.mask.sparsity:.0%}" if pruned else f"{sparsity:.0%}"
+    module = network.module if pruned or budget is not None else with_random_zeros(network.module, sparsity)
     if budget is not None:
         random = torch.Generator().manual_seed(0)
         convolutions = [m for m in module.modules() if isinstance(m, torch.nn.Conv2d)]
@@ -178,7 +182,7 @@ def export(model: str, sparsity: float, budget: list[float] | None, batch: int, 
     torch.onnx.export(
         module.eval(), (torch.randn(batch, 3, size, size),), str(path), dynamo=False, opset_version=13, verbose=False
     )
-    return str(path)
+    return str(path), zeros
 
 
 def main() -> None:
@@ -186,7 +190,9 @@ def main() -> None:
         return worker(*sys.argv[2:])
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
-        "--model", default="torchvision:resnet50", help="a name as `budwood ls models` has it, or an .onnx file"
+        "--model",
+        default="torchvision:resnet50",
+        help="a name as `budwood ls models` has it, a checkpoint or an .onnx file",
     )
     parser.add_argument("--sparsity", type=float, nargs="+", default=[0.9])
     parser.add_argument("--budget", help="CSV:COLUMN with the sparsity of each convolution")
@@ -204,10 +210,11 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         for sparsity in options.sparsity:
             for batch in options.batch:
-                path = options.model
+                path, zeros = options.model, f"{sparsity:.0%}"
                 if not path.endswith(".onnx"):
-                    path = export(options.model, sparsity, budget, batch, Path(folder))
-                zeros = options.budget.rsplit(":", 1)[1] if options.budget else f"{sparsity:.0%}"
+                    path, zeros = export(options.model, sparsity, budget, batch, Path(folder))
+                if options.budget:
+                    zeros = options.budget.rsplit(":", 1)[1]
                 for row in measure(path, batch, options):
                     named = {"network": options.model, "zeros": zeros, **row}
                     print(

@@ -16,8 +16,9 @@ from .channelwise import is_depthwise, lower_depthwise
 from .linear import lower_as_linear
 from .operand import Operand, PhaseView, conv_taps, dealt_out, operand, taps
 
-# Density above which the dense kernel, which shares every load between three channels, is the faster (measured).
-DENSE_FROM = 0.5
+# Density from which the dense kernel, which shares every load between three channels, is the faster: measured, see
+# benchmarks/choice.py.
+DENSE_FROM = 0.65
 WIDEST = 14
 DENSE_WIDEST = 8
 # Vectors that a block of inputs may take (measured): as many as the first-level cache holds (48 KB, 768 lines, shared
