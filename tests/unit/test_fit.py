@@ -25,6 +25,7 @@ from budwood.prune.scored import GradualOptions
 from budwood.train.data import batch_plan
 from budwood.train.fit import ENGINE, FEW, LOOKS, NEW, Fit, Fitted
 from budwood.train.optim import learning_rate
+from budwood.train.state import load_state, save_state
 
 BATCH, IMAGES, EPOCHS = 10, 40, 3
 STEPS = EPOCHS * IMAGES // BATCH
@@ -262,6 +263,17 @@ def test_a_damaged_state_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="is damaged; delete it") as caught:
         fit(network(), settings(), Pruner(), some_kept(network(), 0.5, 0), state_path=tmp_path / "state").run()
     assert "\n" not in str(caught.value)
+
+
+def test_a_state_of_another_version_is_one_line(tmp_path: Path) -> None:
+    path, ones = tmp_path / "state", some_kept(network(), 0.5, 0)
+    with pytest.raises(Interrupted):
+        fit(network(), settings(), Pruner(), ones, state_path=path, save_seconds=-1.0, progress=interrupt_at(2)).run()
+    groups, facts = load_state(path)
+    del facts["since"]
+    save_state(path, groups, facts)
+    with pytest.raises(UserError, match="'since': another version of Budwood wrote it; delete it"):
+        fit(network(), settings(), Pruner(), ones, state_path=path).run()
 
 
 # ------------------------------------------------------------------------------------------ learning rate

@@ -101,7 +101,13 @@ class Fit:
         """Train to the end. Raises UserError where the loss is not finite or the processes' masks differ."""
         self._prepare()
         if self.state_path is not None and self.state_path.exists():
-            self._restore()
+            try:
+                self._restore()
+            except KeyError as lacking:
+                raise UserError(
+                    f"{self.state_path} has no {lacking}: another version of Budwood wrote it; delete it to start this"
+                    " run again"
+                ) from None
         while self.step < self.plan.steps:
             self._epoch(self.step // self.plan.steps_per_epoch)
         self.model.load_state_dict(self.best)
