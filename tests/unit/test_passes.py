@@ -48,6 +48,7 @@ from budwood.engine.passes import (
     pool_early,
     remove_dead_channels,
     remove_unused,
+    split_wide,
 )
 from budwood.engine.passes.constants import activated, constants
 from budwood.testing.graphs import graphs, random_graph
@@ -107,7 +108,11 @@ def affine(name: str, source: str, count: int = 4, **more: object) -> Affine:
 # -- all of them ----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("one_pass", [*PASSES, fuse_residual, optimize], ids=lambda p: p.__name__)
+def split_small(before: Graph) -> Graph:
+    return split_wide(before, 8)
+
+
+@pytest.mark.parametrize("one_pass", [*PASSES, fuse_residual, split_small, optimize], ids=lambda p: p.__name__)
 @settings(deadline=None)
 @given(before=graphs())
 def test_a_pass_changes_nothing_that_comes_out(one_pass: Callable[[Graph], Graph], before: Graph) -> None:
@@ -421,6 +426,37 @@ def test_the_average_comes_before_a_pointwise_convolution() -> None:
 def test_where_the_average_stays_behind(convolution: Conv) -> None:
     before = graph(convolution, Pool("p", ("c",), "average", (2, 2), (2, 2)))
     assert pool_early(before) is before
+
+
+# -- split_wide -----------------------------------------------------------------------------------------------
+
+
+def expanded(**reader: object) -> tuple[Conv, Conv]:
+    """A convolution to 7 x 5 x 6 numbers, and a depthwise one of them."""
+    first = conv("a", "x", 7, bias=numbers(7), activation=RELU)
+    return first, conv("b", "a", 7, channels=1, groups=7, bias=numbers(7, seed=3), **reader)
+
+
+@pytest.mark.parametrize(("most", "parts"), [(210, 1), (209, 2), (70, 3), (30, 7), (1, 7)])
+def test_a_wide_value_is_made_and_read_in_parts(most: int, parts: int) -> None:
+    before = graph(*expanded(stride=(2, 2)))
+    after = split_wide(before, most)
+    assert ops(after) == (["Conv", "Conv"] * parts + ["Concat"] if parts > 1 else ["Conv", "Conv"])
+    assert (after is before) == (parts == 1) and after.outputs == ("b",)
+    assert_same(after, before)
+
+
+def test_where_a_wide_value_stays_whole() -> None:
+    first, second = expanded()
+    for nodes, outputs in (
+        ((first, second), ("a", "b")),
+        ((first, second, Activate("c", ("a",), RELU)), ("b", "c")),
+        ((first, replace(second, inputs=("a", "a"))), ("b",)),
+        ((first, conv("b", "a", 14, channels=1, groups=7)), ("b",)),
+        ((replace(first, inputs=("x", "r")), second), ("b",)),
+    ):
+        before = Graph({"x": (4, 5, 6), "r": (7, 5, 6)}, nodes, outputs)
+        assert split_wide(before, 1) is before
 
 
 # -- fuse_activation ------------------------------------------------------------------------------------------
