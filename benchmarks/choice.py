@@ -67,10 +67,11 @@ def main() -> None:
     for sparsity in options.sparsity:
         for batch in options.batch:
             found = measure(options.model, sparsity, batch, options.rounds)
-            chosen, total = 0.0, 0.0
+            chosen, total, others = 0.0, 0.0, 0.0
             layers = zip(found["sparse"], found["dense"], found["chosen"], strict=True)
             for (row, sparse), (_, dense), (own, _) in layers:
                 if row.op != "Conv":
+                    others += sparse
                     continue
                 took, least = sparse if own.kernel == "sparse" else dense, min(sparse, dense)
                 chosen, total = chosen + took, total + least
@@ -82,7 +83,7 @@ def main() -> None:
             whole = {way: sum(ms for _, ms in rows) for way, rows in found.items()}
             print(
                 f"| {sparsity:.0%} | {batch} | {whole['chosen']:.2f} | {whole['sparse']:.2f} | {whole['dense']:.2f} |"
-                f" {whole['sparse'] - sum(ms for r, ms in found['sparse'] if r.op == 'Conv') + total:.2f} |"
+                f" {others + total:.2f} |"
                 f" {chosen / total - 1:.1%} of the convolutions |",
                 flush=True,
             )

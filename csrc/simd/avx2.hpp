@@ -36,6 +36,10 @@ inline Vec min(Vec a, Vec b) { return _mm256_min_ps(a, b); }
 // Lane i is base[index[i]], or fill's lane i where index[i] < 0.
 inline Vec gather(const float* base, const int* index, Vec fill) {
   const __m256i at = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(index));
+  if (_mm256_movemask_ps(_mm256_castsi256_ps(at)) == 0) {  // one by one: faster than the instruction, where all are read
+    const auto lane = [&](int i) { return base[index[i]]; };
+    return _mm256_setr_ps(lane(0), lane(1), lane(2), lane(3), lane(4), lane(5), lane(6), lane(7));
+  }
   const __m256i wanted = _mm256_cmpgt_epi32(at, _mm256_set1_epi32(-1));
   return _mm256_mask_i32gather_ps(fill, base, at, _mm256_castsi256_ps(wanted), 4);
 }

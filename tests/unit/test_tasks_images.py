@@ -10,6 +10,7 @@ import pytest
 import torch
 from PIL import Image
 from torch.utils.data import DataLoader
+from torchvision.transforms import v2
 
 from budwood.core.errors import UserError
 from budwood.core.task import Preprocessing
@@ -156,6 +157,13 @@ def test_evaluation_transform_cuts_the_centre() -> None:
     out = transforms(p, train=False)(Image.fromarray(pixels))
     assert out.shape == (3, 50, 50) and out.dtype == torch.float32
     assert torch.equal(out[0], torch.ones(50, 50)) and torch.equal(out[1:], -torch.ones(2, 50, 50))
+
+
+def test_numbers_are_those_of_torchvisions_classes() -> None:
+    image = noisy(1).samples[0][0]
+    p = Preprocessing(size=40, resize=40, mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
+    classes = [v2.ToImage(), v2.ToDtype(torch.float32, scale=True), v2.Normalize(list(p.mean), list(p.std))]
+    assert torch.equal(transforms(p, train=False)(image), v2.Compose(classes)(image))
 
 
 def noisy(count: int) -> Samples:

@@ -55,13 +55,14 @@ void tile(const DenseConv& d) {
 void dense_conv(const DenseConv& d) {
   constexpr int kWidest = kRegisters >= 32 ? kDenseTile : 4;  // tiles whose sums stay in registers
   if (d.tile > kWidest) {
+    const int half = (d.tile + 1) / 2;
     DenseConv part = d;
-    part.tile = kWidest;
+    part.tile = half;
     dense_conv(part);
-    part.tile = d.tile - kWidest;
-    part.panel += kWidest * kLanes;
-    part.out += kWidest * kLanes;
-    if (part.residual) part.residual += kWidest * kLanes;
+    part.tile = d.tile - half;
+    part.panel += half * kLanes;
+    part.out += half * kLanes;
+    if (part.residual) part.residual += half * kLanes;
     return dense_conv(part);
   }
   switch (d.tile) {

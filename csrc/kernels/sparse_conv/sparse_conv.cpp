@@ -16,28 +16,29 @@ void rows(const SparseConv& s) {
   const Vec low = broadcast(s.low), high = broadcast(s.high);
   for (const SparseRow *row = s.rows, *last = row + s.count; row != last; ++row) {
     float* out = s.out + row->channel * s.out_channel;
+    // What is there already: the sums of the blocks before, or bias and residual.
+    const auto there = [&](int t) {
+      if constexpr (!First) return load(out + t * kLanes);
+      const Vec bias = broadcast(s.bias[row->channel]);
+      return s.residual ? add(bias, load(s.residual + row->channel * s.residual_channel + t * kLanes)) : bias;
+    };
+    // Loaded ahead, so that nothing waits for it at the end, unless the registers would not do for both.
+    constexpr bool kAhead = 2 * T < kRegisters;
     // Bias and residual are added to the first block's sum, not the other way round: a large number to begin with
     // would cost every product some of its digits.
-    Vec start[T], sum[T];
-    if constexpr (First) {
-      const Vec bias = broadcast(s.bias[row->channel]);
-      for (int t = 0; t < T; ++t) start[t] = bias;
-      if (s.residual) {
-        const float* residual = s.residual + row->channel * s.residual_channel;
-        for (int t = 0; t < T; ++t) start[t] = add(bias, load(residual + t * kLanes));
-      }
-    } else {
-      for (int t = 0; t < T; ++t) start[t] = load(out + t * kLanes);
-    }
     const bool apart = First || s.apart;
-    for (int t = 0; t < T; ++t) sum[t] = apart ? broadcast(0.0f) : start[t];
+    Vec start[T], sum[T];
+    for (int t = 0; t < T; ++t) {
+      if (kAhead || !apart) start[t] = there(t);
+      sum[t] = apart ? broadcast(0.0f) : start[t];
+    }
     for (const float* stop = weight + row->entries; weight != stop; ++weight, ++place) {
       const Vec w = broadcast(*weight);
       const float* from = s.panel + static_cast<int64_t>(*place) * kLanes;
       for (int t = 0; t < T; ++t) sum[t] = fma(w, load(from + t * kLanes), sum[t]);
     }
     if (apart)
-      for (int t = 0; t < T; ++t) sum[t] = add(start[t], sum[t]);
+      for (int t = 0; t < T; ++t) sum[t] = add(kAhead ? start[t] : there(t), sum[t]);
     if constexpr (end != End::store)
       for (int t = 0; t < T; ++t) sum[t] = max(low, sum[t]);
     if constexpr (end == End::clamp)

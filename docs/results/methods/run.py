@@ -31,9 +31,9 @@ FIELDS = (
     "peak_mb", "run_id", "mask_digest", "command",
 )  # fmt: skip
 
-SCRATCH = ("--batch-size", "128", "--lr", "0.2", "--warmup-epochs", "1", "--weight-decay", "5e-4", "--amp")
+SCRATCH = ("--batch-size", "128", "--lr", "0.2", "--warmup-epochs", "1", "--weight-decay", "5e-4")
 """The small network from new weights. Nothing was tuned for a method."""
-ON = ("--batch-size", "128", "--lr", "0.02", "--weight-decay", "5e-4", "--amp")
+ON = ("--batch-size", "128", "--lr", "0.02", "--weight-decay", "5e-4")
 """From the dense network that was so trained."""
 EPOCHS = 30
 

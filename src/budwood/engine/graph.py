@@ -110,6 +110,11 @@ class Conv(Node):
     activation: Activation = IDENTITY
     arity: ClassVar[tuple[int, int]] = (1, 2)
 
+    @property
+    def is_depthwise(self) -> bool:
+        """Whether each output channel reads one input channel alone."""
+        return self.weight.shape[1] == 1
+
     def shape(self, *inputs: Shape) -> Shape:
         channels, height, width = self._image(inputs[0])
         _need(self.weight.ndim == 4, f"{self.name} (Conv): the weight must have 4 dimensions")

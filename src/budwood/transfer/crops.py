@@ -7,7 +7,7 @@ in nothing else share it. Any of these files may be deleted; it is made again wh
 
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -90,10 +90,10 @@ def decoded(images: Dataset[Any]) -> Iterator[np.ndarray]:
             yield np.stack(list(pool.map(lambda i: np.asarray(images[i][0]), part)))
 
 
-def _halves(preprocessing: Preprocessing) -> tuple[v2.Compose, v2.Compose]:
+def _halves(preprocessing: Preprocessing) -> tuple[v2.Compose, Callable[[Tensor], Tensor]]:
     """The evaluation transform in two: from image to crop, and from uint8 (..., 3, size, size) to a network's input."""
-    resize, crop, _, to_float, normalise = transforms(preprocessing, train=False).transforms
-    return v2.Compose([resize, crop]), v2.Compose([to_float, normalise])
+    *crop, _, normalise = transforms(preprocessing, train=False).transforms
+    return v2.Compose(crop), normalise
 
 
 def _read(path: Path, shape: tuple[int, ...]) -> np.ndarray | None:

@@ -88,10 +88,6 @@ class _Phase:
     stride: tuple[int, int]
 
 
-def is_depthwise(node: Conv, channels: int) -> bool:
-    return node.groups == channels and node.weight.shape[1] == 1
-
-
 def lower_depthwise(context: Context, node: Conv) -> None:
     name = as_map(context, node.inputs[0])
     source, out = context.view(name), context.storage.view(node.name)

@@ -12,7 +12,7 @@ from ..graph import Conv
 from ..layout import tiles
 from ..lower import Context, StepInfo, activation_arguments
 from ..storage import View, is_vector
-from .channelwise import is_depthwise, lower_depthwise
+from .channelwise import lower_depthwise
 from .linear import lower_as_linear
 from .operand import Operand, PhaseView, conv_taps, dealt_out, operand, taps
 
@@ -41,7 +41,7 @@ def lower_conv(context: Context, node: Conv) -> None:
         return lower_as_linear(context, node)
     if node.name in context.phased:
         return _lower_phases(context, node)
-    if is_depthwise(node, context.shape(node.inputs[0])[0]):
+    if node.is_depthwise:
         return lower_depthwise(context, node)
     out = context.storage.view(node.name)
     source = operand(context, node.name, node.inputs[0], out, conv_taps(node))
@@ -75,7 +75,7 @@ def near(source: Operand) -> bool:
 def _read_by_channels(context: Context, name: str) -> bool:
     """Whether whoever reads the value works on each channel alone."""
     users = context.users[name]
-    return any(isinstance(u, Conv) and is_depthwise(u, context.shape(name)[0]) for u in users)
+    return any(isinstance(u, Conv) and u.is_depthwise for u in users)
 
 
 def _lower_phases(context: Context, node: Conv) -> None:

@@ -68,9 +68,7 @@ def reads_in_place(context: Context, name: str, out: str, t: Taps) -> bool:
 
 def window_of(context: Context, node: Node) -> Taps | None:
     """The taps of an operator that reads its first input in place and wants a halo there."""
-    if not isinstance(node, Conv) or is_vector(context.shape(node.name)):
-        return None
-    if node.weight.shape[1] == 1 and node.groups == context.shape(node.inputs[0])[0]:
+    if not isinstance(node, Conv) or node.is_depthwise or is_vector(context.shape(node.name)):
         return None  # depthwise: see channelwise.py
     t = conv_taps(node)
     return t if reads_in_place(context, node.inputs[0], node.name, t) else None

@@ -25,7 +25,7 @@ def split_wide(graph: Graph, most: int = MOST) -> Graph:
     pairs: dict[str, Conv] = {}  # depthwise convolution -> the one before it
     for node in graph:
         maker = makers.get(node.inputs[0])
-        if not _plain(maker) or not _depthwise(node, graph) or _numbers(graph, maker) <= most:
+        if not _plain(maker) or not _depthwise(node) or _numbers(graph, maker) <= most:
             continue
         if len(users[maker.name]) == 1 and maker.name not in graph.outputs:
             pairs[node.name] = maker
@@ -42,10 +42,9 @@ def split_wide(graph: Graph, most: int = MOST) -> Graph:
     return graph.with_nodes(nodes)
 
 
-def _depthwise(node: Node, graph: Graph) -> TypeGuard[Conv]:
-    if not isinstance(node, Conv) or len(node.inputs) != 1:
-        return False
-    return node.weight.shape[:2] == (node.groups, 1) and graph.shapes[node.inputs[0]][0] == node.groups
+def _depthwise(node: Node) -> TypeGuard[Conv]:
+    """One with an output for each of its inputs, and no residual."""
+    return isinstance(node, Conv) and node.is_depthwise and len(node.weight) == node.groups and len(node.inputs) == 1
 
 
 def _plain(node: Node | None) -> TypeGuard[Conv]:
