@@ -2,7 +2,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: install test sanitize demo bench-training lint docs wheel clean
+.PHONY: install test sanitize fuzz demo bench-training lint docs wheel clean
 
 install: $(STAMP)
 
@@ -20,6 +20,10 @@ test: install
 # The native code's own tests under the sanitizers of memory, undefined behaviour and threads. Needs no Python.
 sanitize:
 	csrc/tests/run_sanitized.sh
+
+# 100,000 damaged programs, checkpoints, ONNX files and published checkpoints.
+fuzz: install
+	$(BIN)/python -m tests.fuzz --count 10000
 
 demo: install
 	$(BIN)/budwood transfer elpv --model packaged:tf_efficientnet_lite0 --prune gmp --sparsity 0.5 0.8 --mode linear full --size 128 --epochs 2 --out runs/demo

@@ -5,17 +5,19 @@
         --engine ours onnxruntime openvino openvino-bf16 openvino-int8 deepsparse --python deepsparse=VENV/bin/python
 
 Each engine is a process of its own; rounds go from engine to engine, so that a drift of the machine's speed hits all
-alike. Printed are the median and the 10 % and 90 % quantiles of a run's time, in ms per image, the ratio to the first
-engine, and the process's peak memory. `--python NAME=PATH` gives an engine another interpreter: DeepSparse wants one
-of its own (deepsparse==1.8.0, numpy<2, onnx<1.15; its licence allows evaluation only). `--budget` takes the sparsity
-of each convolution from a CSV column (`FILE:COLUMN`) instead of one for all. A checkpoint as `--model` keeps the zeros
-that it has. `--csv` appends the rows to a file.
+alike. Outputs are compared first: the root-mean-square difference to the first engine's, over theirs. Printed are that,
+the median and the 10 % and 90 % quantiles of a run's time, in ms per image, the ratio to the first engine, and the
+process's peak memory. `--python NAME=PATH` gives an engine another interpreter: DeepSparse wants one of its own
+(deepsparse==1.8.0, numpy<2, onnx<1.15; its licence allows evaluation only). `--allocation` shares the zeros among all
+convolutions as ERK, or STR's published budgets, do. A checkpoint as `--model` keeps the zeros that it has. `--csv`
+appends the rows to a file.
 """
 
 from __future__ import annotations
 
 import argparse
 import csv
+import math
 import os
 import statistics
 import subprocess
@@ -85,10 +87,15 @@ def _openvino(engine: str, path: str, threads: int, example: Callable[[Any], Any
 
 def worker(engine: str, path: str, batch: str, threads: str) -> None:
     """Answers every line N on standard input with the seconds of N inferences and the peak memory so far, in MB."""
+    import numpy as np
+
     run = session(engine, path, int(batch), int(threads))
     for _ in range(WARM_UP):
-        run()
-    print("ready", flush=True)
+        answer = run()
+    first = (
+        next(iter(answer.values())) if hasattr(answer, "values") else answer[0] if isinstance(answer, list) else answer
+    )
+    print("ready", *np.asarray(first).ravel().tolist(), flush=True)
     for line in sys.stdin:
         times = []
         for _ in range(int(line)):
@@ -113,6 +120,7 @@ def measure(path: str, batch: int, options: argparse.Namespace) -> list[dict[str
     pythons = dict(item.split("=", 1) for item in options.python)
     environment = dict(os.environ, NM_DISABLE_ANALYTICS="True")
     processes, peaks = {}, {}
+    answers: dict[str, list[float]] = {}
     times: dict[str, list[float]] = {}
     for engine in options.engine:
         command = [pythons.get(engine, sys.executable), __file__, "worker", engine, path, str(batch)]
@@ -124,9 +132,11 @@ def measure(path: str, batch: int, options: argparse.Namespace) -> list[dict[str
             text=True,
             env=environment,
         )
-        if reply(process, "ready") is None:
+        answer = reply(process, "ready")
+        if answer is None:
             print(f"{engine}: does not run here (--verbose shows why)", file=sys.stderr)
             continue
+        answers[engine] = answer
         processes[engine], times[engine] = process, []
     runs = max(1, options.images // batch)
     for _ in range(options.rounds):
@@ -147,35 +157,39 @@ def measure(path: str, batch: int, options: argparse.Namespace) -> list[dict[str
         rows.append(row | {"peak_mb": peaks[engine]})
     for row in rows:
         row["ratio"] = rows[0]["ms"] / row["ms"]
+        row["differs"] = differs(answers[row["engine"]], answers[rows[0]["engine"]])
     return rows
 
 
-def budget_of(text: str) -> list[float]:
-    """Sparsity of each convolution, in order, from a column of a CSV file with a row per layer, in per cent."""
-    path, column = text.rsplit(":", 1)
-    with open(path, encoding="utf-8-sig") as file:
-        rows = [r for r in csv.DictReader(file) if (r.get(column) or "").strip().endswith("%")]
-    return [float(r[column].strip().rstrip("%")) / 100 for r in rows]
+def differs(answer: list[float], reference: list[float]) -> float:
+    """Root-mean-square difference over the reference's root mean square."""
+    return math.dist(answer, reference) / math.hypot(*reference)
 
 
-def export(model: str, sparsity: float, budget: list[float] | None, batch: int, folder: Path) -> tuple[str, str]:
+def export(model: str, sparsity: float, allocation: str | None, batch: int, folder: Path) -> tuple[str, str]:
     """An ONNX file of the network, with random weights and random zeros or as its checkpoint has them; its zeros."""
     import torch
 
     from budwood.bench.zeros import with_random_zeros
     from budwood.models.network import build, open_network
+    from budwood.prune.allocation import erk, str_budget
 
     torch.manual_seed(0)
     pruned = Path(model).exists()
     network = open_network(model) if pruned else build(model, 1000)
-    zeros = f"{network.mask.sparsity:.0%}" if pruned else f"{sparsity:.0%}"
-    module = network.module if pruned or budget is not None else with_random_zeros(network.module, sparsity)
-    if budget is not None:
+    module, zeros = network.module, f"{sparsity:.0%}"
+    if pruned:
+        zeros = f"{network.mask.sparsity:.0%}"
+    elif allocation is None:
+        module = with_random_zeros(module, sparsity)
+    else:
+        zeros = f"{allocation.upper()} {zeros}"
         random = torch.Generator().manual_seed(0)
-        convolutions = [m for m in module.modules() if isinstance(m, torch.nn.Conv2d)]
+        layers = {f"{n}.weight": m.weight for n, m in module.named_modules() if isinstance(m, torch.nn.Conv2d)}
+        share = {"erk": erk, "str": str_budget}[allocation]({n: tuple(w.shape) for n, w in layers.items()}, sparsity)
         with torch.no_grad():
-            for layer, share in zip(convolutions, budget, strict=False):
-                layer.weight *= torch.rand(layer.weight.shape, generator=random) >= share
+            for name, weight in layers.items():
+                weight *= (torch.rand(weight.shape, generator=random) < share[name]) / max(share[name], 1e-3) ** 0.5
     size = network.lineage.preprocessing.size
     path = folder / f"b{batch}.onnx"
     warnings.simplefilter("ignore")
@@ -195,7 +209,7 @@ def main() -> None:
         help="a name as `budwood ls models` has it, a checkpoint or an .onnx file",
     )
     parser.add_argument("--sparsity", type=float, nargs="+", default=[0.9])
-    parser.add_argument("--budget", help="CSV:COLUMN with the sparsity of each convolution")
+    parser.add_argument("--allocation", choices=("erk", "str"), help="instead of the same share in each layer")
     parser.add_argument("--batch", type=int, nargs="+", default=[1, 16])
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--engine", nargs="+", default=["onnxruntime", "ours"], help="the first is what ratios are to")
@@ -205,21 +219,22 @@ def main() -> None:
     parser.add_argument("--csv")
     parser.add_argument("--verbose", action="store_true")
     options = parser.parse_args()
-    budget = budget_of(options.budget) if options.budget else None
-    print("| network | zeros | batch | engine | ms an image | 10 % - 90 % | ratio | peak MB |\n" + "|---" * 8 + "|")
+    print(
+        "| network | zeros | batch | engine | ms an image | 10 % - 90 % | ratio | peak MB | differs |\n"
+        + "|---" * 9
+        + "|"
+    )
     with tempfile.TemporaryDirectory() as folder:
         for sparsity in options.sparsity:
             for batch in options.batch:
                 path, zeros = options.model, f"{sparsity:.0%}"
                 if not path.endswith(".onnx"):
-                    path, zeros = export(options.model, sparsity, budget, batch, Path(folder))
-                if options.budget:
-                    zeros = options.budget.rsplit(":", 1)[1]
+                    path, zeros = export(options.model, sparsity, options.allocation, batch, Path(folder))
                 for row in measure(path, batch, options):
                     named = {"network": options.model, "zeros": zeros, **row}
                     print(
                         f"| {options.model} | {zeros} | {batch} | {row['engine']} | {row['ms']:.2f} | {row['low']:.2f}"
-                        f" - {row['high']:.2f} | {row['ratio']:.2f} | {row['peak_mb']:.0f} |",
+                        f" - {row['high']:.2f} | {row['ratio']:.2f} | {row['peak_mb']:.0f} | {row['differs']:.1e} |",
                         flush=True,
                     )
                     _append(options.csv, named)

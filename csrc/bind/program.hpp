@@ -128,8 +128,10 @@ class Program {
   }
   template <class T>
   static T* numbers(const auto& array, const char* what, size_t number, int64_t floats) {
-    if (array.dtype() != nanobind::dtype<float>() || !c_contiguous(array) || static_cast<int64_t>(array.size()) != floats)
-      refuse(what + std::to_string(number) + " must be C-contiguous float32 of " + std::to_string(floats) + " numbers");
+    const bool aligned = reinterpret_cast<uintptr_t>(array.data()) % alignof(float) == 0;
+    if (array.dtype() != nanobind::dtype<float>() || !c_contiguous(array) || !aligned ||
+        static_cast<int64_t>(array.size()) != floats)
+      refuse(what + std::to_string(number) + " must be C-contiguous, aligned float32 of " + std::to_string(floats) + " numbers");
     return static_cast<T*>(array.data());
   }
 

@@ -126,18 +126,9 @@ void flatten(Program& p, const Numbers& source, const Numbers& out, int64_t imag
   p.plan().add(std::make_unique<FlattenStep>(map_of(source), map_of(out), images, integers(at, "at"), p.floats()));
 }
 
-// The images of an input are shared out evenly among the groups of the segment.
-void input_vector(Program& p, int64_t number, const Numbers& out) {
-  const Map map = map_of(out);
-  require(map.channels >= 1, "a map's sizes must be 1 or more");
-  const int64_t floats = p.reads(number), groups = p.plan().groups();
-  p.plan().add(std::make_unique<InputVectorStep>(number, map, floats / map.channels / groups, groups, floats, p.floats()));
-}
-
 }  // namespace
 
 void add_more_steps(nanobind::class_<Program>& plan) {
-  plan.def("input_vector", &input_vector, arg("number"), arg("out"));
   plan.def("affine", &affine, arg("source"), arg("out"), arg("images"), arg("scale"), arg("offset"), arg("activation"),
            arg("numbers"));
   plan.def("activate", &activate, arg("source"), arg("out"), arg("images"), arg("activation"), arg("numbers"));

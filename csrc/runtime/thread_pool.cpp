@@ -3,11 +3,13 @@
 #include <pthread.h>
 
 #include <algorithm>
+#include <system_error>
+#include <utility>
 
 namespace budwood {
 namespace {
 
-constexpr int kSpins = 20000;  // some tens of microseconds
+constexpr int kSpins = 20000;  // a tenth of a millisecond to a whole one: pauses last 20 to 140 cycles
 
 std::atomic<ThreadPool*> pool{nullptr};
 std::mutex starting;
@@ -40,13 +42,13 @@ ThreadPool& ThreadPool::instance() {
 }
 
 void ThreadPool::start(int workers) {
-  while (workers_ < workers) {
-    ++workers_;
-    std::thread(&ThreadPool::serve, this, workers_, loop_.load()).detach();
+  try {
+    for (; workers_ < workers; ++workers_) std::thread(&ThreadPool::serve, this, workers_ + 1, loop_.load()).detach();
+  } catch (const std::system_error&) {  // the system gives no more of them: it goes on with those there are
   }
 }
 
-void ThreadPool::take(int number) {
+void ThreadPool::take(int number) noexcept try {
   for (int s = 0; s < sharing_; ++s) {
     Share& share = shares_[(number + s) % sharing_];
     // Taken in turns: a range of items up to the next multiple of the grain.
@@ -58,11 +60,13 @@ void ThreadPool::take(int number) {
       begin = share.next.load(std::memory_order_relaxed);
     }
   }
+} catch (...) {  // kept for the caller, who may not leave before all workers have
+  if (!failed_.test_and_set()) failure_ = std::current_exception();
 }
 
 void ThreadPool::share(int threads, int64_t items, int64_t grain, Call call, const void* work) {
-  sharing_ = threads < kMostThreads ? threads : kMostThreads;
-  start(sharing_ - 1);
+  start(std::min(threads, kMostThreads) - 1);
+  sharing_ = std::min({threads, kMostThreads, workers_ + 1});
   call_ = call, work_ = work, grain_ = grain;
   for (int s = 0; s < sharing_; ++s) {
     shares_[s].next.store(items * s / sharing_, std::memory_order_relaxed);
@@ -74,6 +78,10 @@ void ThreadPool::share(int threads, int64_t items, int64_t grain, Call call, con
   take(0);
   // A worker that was put off its core is not waited for with ours held: there may be no other for it.
   for (int spin = 0; working_.load(std::memory_order_acquire) > 0; ++spin) spin < kSpins / 10 ? pause() : std::this_thread::yield();
+  if (failed_.test()) {
+    failed_.clear();
+    std::rethrow_exception(std::exchange(failure_, nullptr));
+  }
 }
 
 void ThreadPool::serve(int number, uint32_t seen) {

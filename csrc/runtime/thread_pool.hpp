@@ -2,6 +2,7 @@
 
 #include <atomic>
 #include <cstdint>
+#include <exception>
 #include <functional>
 #include <mutex>
 #include <thread>
@@ -9,7 +10,7 @@
 
 namespace budwood {
 
-// Workers that share the items of one loop with the calling thread. They spin for some microseconds between loops,
+// Workers that share the items of one loop with the calling thread. They spin for a moment between loops,
 // since a network is a hundred short loops in a row, and then sleep.
 class ThreadPool {
  public:
@@ -17,7 +18,7 @@ class ThreadPool {
   static ThreadPool& instance();
 
   // Calls work(begin, end) for ranges that make up [0, items), on up to `threads` threads, and answers when all are
-  // done. A range ends at the next multiple of `grain`. A caller that finds the pool busy with another caller's loop
+  // done; what one of them throws, it throws. A range ends at the next multiple of `grain`. A caller that finds the pool busy with another caller's loop
   // does its own alone.
   template <class Work>
   void run(int threads, int64_t items, int64_t grain, const Work& work) {
@@ -41,7 +42,7 @@ class ThreadPool {
   void share(int threads, int64_t items, int64_t grain, Call call, const void* work);
   void start(int workers);
   void serve(int number, uint32_t seen);
-  void take(int number);
+  void take(int number) noexcept;
 
   std::mutex busy_;
   int workers_ = 0;
@@ -60,6 +61,8 @@ class ThreadPool {
   int sharing_ = 0;
   alignas(64) std::atomic<int32_t> working_{0};   // workers that have not finished the current loop
   std::atomic<int32_t> asleep_{0};
+  std::atomic_flag failed_;
+  std::exception_ptr failure_;  // of the current loop, once failed_ is set
 };
 
 }  // namespace budwood

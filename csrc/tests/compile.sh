@@ -5,7 +5,7 @@ objects=()
 compile() {
   local object="$build/$1.o"
   shift
-  while (($(jobs -rp | wc -l) >= $(nproc))); do wait -n; done
+  while (($(jobs -rp | wc -l) >= $(getconf _NPROCESSORS_ONLN))); do sleep 0.1; done
   "$compiler" "${flags[@]}" -I. -c "$@" -o "$object" &
   objects+=("$object")
 }

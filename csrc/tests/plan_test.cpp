@@ -8,6 +8,7 @@
 #include <atomic>
 #include <cstring>
 #include <memory>
+#include <stdexcept>
 #include <thread>
 
 #include "runtime/instruction_sets.hpp"
@@ -21,6 +22,7 @@
 #include "runtime/steps/norm.hpp"
 #include "runtime/steps/repack.hpp"
 #include "runtime/steps/vectors.hpp"
+#include "runtime/thread_pool.hpp"
 #include "testing.hpp"
 
 namespace budwood::testing {
@@ -189,6 +191,28 @@ void test_fork(const Kernels& k, const Network& network, const std::vector<float
   if (!same(network.run(3), expected)) fail("other bits after forks");
 }
 
+// What an item throws reaches the caller, once all threads are done with the loop, and the pool goes on.
+void test_throwing() {
+  ThreadPool& pool = ThreadPool::instance();
+  for (int64_t thrower = 0; thrower < 40; ++thrower) {
+    std::atomic<int64_t> done{0};
+    std::string caught;
+    try {
+      pool.run(4, 40, 1, [&](int64_t begin, int64_t end) {
+        for (int64_t i = begin; i < end; ++i)
+          if (i == thrower || i == 39 - thrower) throw std::runtime_error("item");
+        done += end - begin;
+      });
+    } catch (const std::runtime_error& error) {
+      caught = error.what();
+    }
+    if (caught != "item") fail("an exception in a loop was lost");
+    done = 0;
+    pool.run(4, 1000, 7, [&](int64_t begin, int64_t end) { done += end - begin; });
+    if (done != 1000) fail("a loop after an exception did " + std::to_string(done) + " of 1000 items");
+  }
+}
+
 // ---- steps from random numbers
 
 constexpr int64_t kFloats = 4000;
@@ -286,6 +310,7 @@ class Fuzz {
 
 int main() {
   using namespace budwood::testing;
+  test_throwing();
   for (const auto& set : budwood::instruction_sets()) {
     if (!set.available()) continue;
     const Network network(set.kernels);

@@ -1,4 +1,4 @@
-"""Every torchvision classification CNN through the engine, against eager PyTorch in float64, dense and pruned."""
+"""Every torchvision classification CNN, and some of timm, against eager PyTorch in float64, dense and pruned."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 import numpy as np
 import pytest
+import timm
 import torch
 from torch import Tensor, nn
 from torchvision.models.convnext import CNBlock
@@ -32,6 +33,9 @@ DENSE_TOO = {"resnet18", "mobilenet_v3_small", "shufflenet_v2_x0_5", "squeezenet
 """Tested without zeros by default as well."""
 
 
+OF_TIMM = {"legacy_seresnet18", "mobilenetv1_100", "resnet18d", "tf_efficientnet_lite0"}
+"""Families that torchvision does not have."""
+
 COSTLY = {"wide_resnet50_2", "efficientnet_v2_s", "inception_v3"}
 """Left to the slow tests where a sibling is tested."""
 
@@ -43,16 +47,17 @@ def example(name: str, count: int) -> Tensor:
 
 def network(name: str, sparsity: float, x: Tensor, seed: int = 0) -> nn.Module:
     """Every number at random, zeros among them, and statistics that fit."""
-    module = with_random_zeros(randomize(classifier(name), seed, x), sparsity, seed).eval()
+    made = timm.create_model(name) if name in OF_TIMM else classifier(name)
+    module = with_random_zeros(randomize(made, seed, x), sparsity, seed).eval()
     measure_statistics(module, x, torch.Generator().manual_seed(seed))
     return module
 
 
 def cases() -> list[object]:
     found: list[object] = []
-    for name in CLASSIFIERS:
+    for name in (*CLASSIFIERS, *sorted(OF_TIMM)):
         for sparsity in (0.9, 0.0):
-            quick = name in (QUICK - {"wide_resnet50_2"} if sparsity else DENSE_TOO)
+            quick = name in ((QUICK - {"wide_resnet50_2"}) | OF_TIMM if sparsity else DENSE_TOO)
             found.append(pytest.param(name, sparsity, marks=[] if quick else [pytest.mark.slow]))
     return found
 
@@ -75,7 +80,7 @@ def test_a_family_agrees_with_eager(name: str, sparsity: float) -> None:
 
 def relative_errors(name: str, sparsity: float, seed: int) -> tuple[float, float]:
     """Ours and eager's, to float64."""
-    x = example(name, 5)
+    x = example(name, 21 if name in OF_TIMM | DENSE_TOO else 5)  # in pieces of 16, 4 and 1, or 4 and 1
     module = network(name, sparsity, x, seed)
     with torch.inference_mode():
         eager = module(x).numpy()

@@ -268,7 +268,8 @@ def test_a_run_wants_arrays_that_fit() -> None:
     inputs = [x[:4] for x in draw_inputs(graph, 4)]
     outputs = [np.empty((4, *graph.shapes[name]), np.float32) for name in graph.outputs]
     plan.run(inputs, outputs, 1, False)
-    for wrong in ([x[:3] for x in inputs], [x.astype(np.float64) for x in inputs], [], inputs * 2):
+    odd = [np.ndarray(x.shape, np.float32, bytes(1) + x.tobytes(), offset=1) for x in inputs]
+    for wrong in ([x[:3] for x in inputs], [x.astype(np.float64) for x in inputs], [], inputs * 2, odd):
         with pytest.raises((ValueError, TypeError)):
             plan.run(wrong, outputs, 1, False)
     transposed = np.empty((*outputs[0].shape[:0:-1], 4), np.float32).T

@@ -196,6 +196,51 @@ def test_a_fork_in_the_middle_of_a_run(graph: Graph) -> None:
         assert all(busy.result())
 
 
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_a_fork_while_a_plan_is_made(graph: Graph) -> None:
+    """Another thread is at work on the very plan that the child needs."""
+    x = images(16)
+    expected = Program(graph, threads=2)(x)
+    with ThreadPoolExecutor(1) as pool:
+        for _ in range(5):
+            program = Program(graph, threads=2)
+            making = pool.submit(program, x)
+            time.sleep(0.01)
+            in_child(lambda program=program: np.array_equal(program(x), expected))  # type: ignore[misc]
+            assert np.array_equal(making.result(), expected)
+
+
+NO_MORE_THREADS = """
+import resource, sys
+import numpy as np
+from budwood.engine.saved import load_program
+
+alone, shared = load_program(sys.argv[1], threads=1), load_program(sys.argv[1], threads=3)
+x = np.random.default_rng(0).standard_normal((4, *alone.input_shape)).astype(np.float32)
+expected = alone(x)
+shared.plan(4)
+pages = int(open("/proc/self/statm").read().split()[0])
+limit = pages * resource.getpagesize() + (4 << 20)  # less than a thread's stack
+resource.setrlimit(resource.RLIMIT_AS, (limit, resource.RLIM_INFINITY))
+for _ in range(3):
+    assert np.array_equal(shared(x), expected)
+resource.setrlimit(resource.RLIMIT_AS, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+assert np.array_equal(shared(x), expected), "with threads after all"
+print("right")
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_a_system_that_gives_no_threads(tmp_path: Path) -> None:
+    path = tmp_path / "small.budwood"
+    Program(optimize(graph_from_module(torch.nn.Conv2d(3, 40, 3).eval(), torch.zeros(2, 3, 9, 9)))).save(path)
+    made = subprocess.run(
+        [sys.executable, "-c", NO_MORE_THREADS, str(path)], capture_output=True, text=True, timeout=LONGEST
+    )
+    assert made.stdout == "right\n", made.stderr
+
+
 class Predicted(torch.utils.data.Dataset[torch.Tensor]):
     """A data set that runs the program for each of its items."""
 

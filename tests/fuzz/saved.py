@@ -41,8 +41,9 @@ def targets() -> dict[str, Callable[[random.Random], None]]:
 
 
 def read_program(data: bytes) -> None:
-    """Reads a program, and runs it if it is small."""
+    """Reads a program, makes a plan of it, and runs it if it is small."""
     program = saved.unpack(data, "the file", threads=1)
+    program.plan(1)
     graph = program.graph
     if sum(math.prod(shape) * _work(graph.node(name)) for name, shape in graph.shapes.items()) > RUNNABLE:
         return

@@ -92,6 +92,8 @@ def test_the_same_kind_comes_out(program: Program) -> None:
     read_only = x.copy()
     read_only.flags.writeable = False
     assert np.array_equal(program(read_only), program(x))
+    odd = np.ndarray(x.shape, np.float32, bytes(1) + x.tobytes(), offset=1)
+    assert not odd.flags.aligned and np.array_equal(program(odd), program(x))
 
 
 def test_several_outputs_are_a_list() -> None:

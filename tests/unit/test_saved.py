@@ -7,7 +7,6 @@ import math
 import re
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from dataclasses import fields, replace
 from pathlib import Path
@@ -159,15 +158,9 @@ def resnet50(zeros: float = 0.9) -> Program:
     return Program(g.Graph({"x": (3, 224, 224)}, tuple(nodes), ("fc",)))
 
 
-def test_a_pruned_resnet50_is_small_and_loads_fast(tmp_path: Path) -> None:
-    path = tmp_path / "resnet50.budwood"
-    assert resnet50().save(path) <= 23e6
-    seconds = []
-    for _ in range(5):
-        start = time.perf_counter()
-        load_program(path)
-        seconds.append(time.perf_counter() - start)
-    assert min(seconds) <= 0.3, seconds
+def test_a_pruned_resnet50_is_small(tmp_path: Path) -> None:
+    """How fast it is read: benchmarks/saving.py."""
+    assert resnet50().save(tmp_path / "resnet50.budwood") <= 23e6
 
 
 def test_loading_needs_no_pytorch(tmp_path: Path) -> None:

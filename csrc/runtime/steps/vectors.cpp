@@ -1,6 +1,5 @@
 #include "runtime/steps/vectors.hpp"
 
-#include <cstring>
 
 #include "runtime/steps/checks.hpp"
 
@@ -32,21 +31,6 @@ void FlattenStep::run(const Run& run, int64_t group, int64_t item) const {
       for (int64_t p = 0; p < pixels_; ++p) out[p] = from[at[p]];
     }
   }
-}
-
-InputVectorStep::InputVectorStep(int64_t number, Map out, int64_t images, int64_t groups, int64_t floats,
-                                 int64_t arena_floats)
-    : number_(number), out_(out), images_(images) {
-  check_map(out_, arena_floats);
-  check_size(out_, arena_floats);
-  require(is_plain(out_) && out_.height == 1, "an input vector needs a plain vector");
-  require(images_ >= 1 && groups >= 1 && __int128(images_) * groups <= floats / out_.channels,
-          "an input is smaller than its vectors");
-}
-
-void InputVectorStep::run(const Run& run, int64_t group, int64_t item) const {
-  const int64_t image = group * images_ + item;
-  std::memcpy(out_.at(run.arena, image, 0, 0, 0), run.inputs[number_] + image * out_.channels, sizeof(float) * out_.channels);
 }
 
 }  // namespace budwood

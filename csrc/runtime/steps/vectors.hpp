@@ -21,18 +21,4 @@ class FlattenStep : public Step {
   std::vector<int64_t> at_;
 };
 
-// A caller's array [images][channels] as plain vectors; a group takes `images` of them.
-class InputVectorStep : public Step {
- public:
-  // The array holds `floats` numbers, and there will be `groups` groups.
-  InputVectorStep(int64_t number, Map out, int64_t images, int64_t groups, int64_t floats, int64_t arena_floats);
-  int64_t items() const override { return images_; }
-  void run(const Run& run, int64_t group, int64_t item) const override;
-
- private:
-  int64_t number_;
-  Map out_;
-  int64_t images_;
-};
-
 }  // namespace budwood

@@ -6,6 +6,7 @@ known the buffers get their places in the arena, and the steps are handed to the
 
 from __future__ import annotations
 
+import heapq
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -253,16 +254,17 @@ def _turns(segments: list[tuple[int, list[int]]], images: int) -> list[tuple[int
     """(segment, group) in the order in which they run: each as soon as the images it wants are ready."""
     done = [0] * len(segments)
     turns: list[tuple[int, int]] = []
-
-    def ensure(number: int, upto: int) -> None:
+    wanted = [(len(segments) - 1, images)]  # a segment, and up to which image; each waits for the one above it
+    while wanted:
+        number, upto = wanted[-1]
         size = segments[number][0]
-        while done[number] < upto:
-            if number > 0:
-                ensure(number - 1, done[number] + size)
+        if done[number] >= upto:
+            wanted.pop()
+        elif number > 0 and done[number - 1] < done[number] + size:
+            wanted.append((number - 1, done[number] + size))
+        else:
             turns.append((number, done[number] // size))
             done[number] += size
-
-    ensure(len(segments) - 1, images)
     return turns
 
 
@@ -301,18 +303,27 @@ def _ordered(graph: Graph, images: int, lanes: int) -> Graph:
 
     Nodes on vectors of the latter's end count as such for all images; those of squeeze-excite follow their inputs.
     """
-    storage = Storage(graph, images, lanes)
-    waiting = list(graph.nodes)
-    ready = set(graph.inputs)
+    storage, users = Storage(graph, images, lanes), graph.users()
+    number = {node.name: n for n, node in enumerate(graph.nodes)}
+    missing = {node.name: len(set(node.inputs)) for node in graph}
+    ready: dict[int, list[int]] = {}  # nodes whose inputs are there, by the images of their steps: heaps of numbers
+
+    def arrived(name: str) -> None:
+        for user in users[name]:
+            missing[user.name] -= 1
+            if missing[user.name] == 0:
+                heapq.heappush(ready.setdefault(storage.images_of(user.name), []), number[user.name])
+
+    for name in graph.inputs:
+        arrived(name)
     order: list[Node] = []
     current = -1
-    while waiting:
-        possible = [node for node in waiting if ready.issuperset(node.inputs)]
-        node = next((n for n in possible if storage.images_of(n.name) in (0, current)), possible[0])
+    while heaps := {size: heap for size, heap in ready.items() if heap}:
+        fitting = [heap for size, heap in heaps.items() if size in (0, current)]
+        node = graph.nodes[heapq.heappop(min(fitting or heaps.values()))]
         current = storage.images_of(node.name) or current
-        waiting.remove(node)
-        ready.add(node.name)
         order.append(node)
+        arrived(node.name)
     return graph.with_nodes(order)
 
 

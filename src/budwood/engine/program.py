@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import sys
-import threading
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -57,7 +56,6 @@ class Program:
         if self.classes is not None and (len(graph.outputs) > 1 or self.output_shape[0] != len(self.classes)):
             raise ValueError(f"{len(self.classes)} class names for outputs of shape {self.output_shapes}")
         self._plans: dict[int, Lowered] = {}
-        self._lock = threading.Lock()
 
     @classmethod
     def from_module(cls, module: nn.Module, example: Tensor, threads: int | None = None) -> Program:
@@ -134,13 +132,9 @@ class Program:
         """The plan for exactly so many images, one of `CHUNKS`; made at the first call and kept."""
         if images not in CHUNKS:
             raise UserError(f"there is no plan for {images} images at once; choose from {sorted(CHUNKS)}")
-        found = self._plans.get(images)
-        if found is None:
-            with self._lock:
-                found = self._plans.get(images)
-                if found is None:
-                    found = self._plans[images] = lower(self.graph, images, instruction_set())
-        return found
+        if images not in self._plans:  # without a lock, which a process forked meanwhile would find taken for ever
+            self._plans.setdefault(images, lower(self.graph, images, instruction_set()))
+        return self._plans[images]
 
     # -- looking inside, keeping --------------------------------------------------------------------------
 
@@ -207,7 +201,7 @@ def _from_tensor(x: Any, torch: Any) -> Any:
 
 
 def _checked(x: Any, name: str, shape: Shape) -> Array:
-    """The array, contiguous; TypeError or ValueError where it is none, or of another type or shape."""
+    """The array, contiguous and aligned; TypeError or ValueError where it is none, or of another type or shape."""
     if not isinstance(x, np.ndarray):
         raise TypeError(f"the input must be a NumPy array or a PyTorch tensor, not {type(x).__name__}")
     if x.dtype != np.float32:
@@ -215,4 +209,4 @@ def _checked(x: Any, name: str, shape: Shape) -> Array:
     if x.shape[1:] != shape or x.ndim == 0:
         wanted = ", ".join(["N", *map(str, shape)])
         raise ValueError(f"the input {name} must be of shape [{wanted}], not {list(x.shape)}")
-    return np.ascontiguousarray(x)
+    return np.require(x, requirements=["C_CONTIGUOUS", "ALIGNED"])

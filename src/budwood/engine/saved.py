@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from ..core.errors import UserError
 from ..core.files import canonical_json, metadata_of, read_bytes, write_atomic
 from . import graph as g
-from .explain import printable
+from .limits import check_size
 from .program import Program
 from .typed_json import LONGEST_TEXT, node_from_json, node_to_json
 
@@ -29,10 +29,6 @@ KEY = "budwood-program"
 """The one entry of the header's metadata (of several, the order would be left to chance): digest, space, JSON."""
 MOST_NODES = 100_000
 MOST_CLASSES = 1_000_000
-LONGEST_SIDE = 1 << 14
-"""Pixels of a map, channels of a vector apart."""
-LEAST_FLOATS, TIMES_INPUT = 1 << 22, 512
-"""A network may need 16 MB an image, or so many times what an image and the weights take, if that is more."""
 
 Tensors = dict[str, NDArray[Any]]
 
@@ -260,44 +256,3 @@ class _Arrays:
     def finish(self) -> None:
         if len(self.taken) != len(self.tensors):
             raise ValueError("there are tensors that nothing uses")
-
-
-def check_size(graph: g.Graph, weight_bytes: int) -> None:
-    """Raise ValueError where running the graph would take more memory than its images and weights justify."""
-    shapes = graph.shapes
-    for name, shape in shapes.items():
-        if len(shape) == 3 and max(shape[1:]) > LONGEST_SIDE:
-            raise ValueError(f"{printable(name)} is a map of {shape[1]} x {shape[2]} pixels")
-    given = sum(math.prod(shape) for shape in graph.inputs.values())
-    limit = max(LEAST_FLOATS, TIMES_INPUT * given + weight_bytes)
-    need = _most_alive(graph)
-    if need > limit:
-        raise ValueError(f"an image would take {need * 4 / 1e6:.0f} MB, more than {limit * 4 / 1e6:.0f} MB")
-
-
-def _most_alive(graph: g.Graph) -> int:
-    """Floats, for an image, of all values that are needed at one time, the most of it; padded maps included."""
-    last = {name: number for number, node in enumerate(graph) for name in node.inputs}
-    last |= dict.fromkeys(graph.outputs, len(graph.nodes))
-    size = {name: math.prod(shape) for name, shape in graph.shapes.items()}
-    leaving: dict[int, list[str]] = {}
-    for name, number in last.items():
-        leaving.setdefault(number, []).append(name)
-    alive = sum(size[name] for name in graph.inputs)
-    most = alive
-    for number, node in enumerate(graph):
-        alive += size[node.name]
-        most = max(most, alive + _padded(node, graph.shapes))
-        alive -= sum(size[name] for name in leaving.get(number, []))
-        if node.name not in last:
-            alive -= size[node.name]
-    return most
-
-
-def _padded(node: g.Node, shapes: Mapping[str, g.Shape]) -> int:
-    """Floats of the input with its padding; 0 for a node without any."""
-    if not isinstance(node, g.Conv | g.Pool) or not any(node.padding):
-        return 0
-    channels, height, width = shapes[node.inputs[0]]
-    top, bottom, left, right = node.padding
-    return channels * (height + top + bottom) * (width + left + right)

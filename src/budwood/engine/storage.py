@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from .graph import Concat, Conv, Flatten, Graph, Select, Shape
+from .graph import AdaptivePool, Concat, Conv, Flatten, Graph, Pad, Pool, Select, Shape
 from .layout import Layout, choose, sharing
 
 MapNumbers = tuple[int, int, int, int, int, int, int, int, int, int, int]
@@ -98,11 +98,12 @@ class Storage:
     def _grows(self) -> bool:
         """Whether some operator would have to deal out images that share a vector to vectors shared by fewer."""
         shapes = self.graph.shapes
+        windowed = (Conv, Pool, AdaptivePool, Pad)  # which see a vector as a plane of one pixel; others as a gate
         planes = [
-            (shapes[name][1:], shapes[node.name][1:])
+            ((1, 1) if is_vector(shapes[name]) else shapes[name][1:], shapes[node.name][1:])
             for node in self.graph
             for name in node.inputs
-            if not is_vector(shapes[name]) and not is_vector(shapes[node.name])
+            if not is_vector(shapes[node.name]) and (not is_vector(shapes[name]) or isinstance(node, windowed))
         ]
         return any(self._sharing((a[0], a[1])) > self._sharing((b[0], b[1])) for a, b in planes)
 

@@ -186,7 +186,7 @@ class _Builder:
                 ceil=self.choose((False, True)),
                 count_padding=self.choose((True, False)),
             ),
-            AdaptivePool("", (name,), self.choose(((1, 1), (2, 3)))),
+            AdaptivePool("", (name,), self.choose(((1, 1), (2, 3), (12, 11)))),
             Pad("", (name,), self.edges(), self.choose((0.0, 1.5))),
             Select("", (name,), self.choose((everything, everything[:2], everything[1::2]))),
             Select("", (name,), tuple(int(c) for c in self.random.permutation(channels))),

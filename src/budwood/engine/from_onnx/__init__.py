@@ -12,6 +12,7 @@ import numpy as np
 
 from ...core.errors import UserError
 from .. import graph as g
+from ..limits import check_size
 from ..views import View, whole
 from .build import Builder, Inputs, Value, viewed
 from .constants import FOLDABLE, Budget, fold
@@ -42,9 +43,14 @@ def graph_from_onnx(source: str | os.PathLike[str] | bytes) -> g.Graph:
         except _NOT_SOUND as error:
             raise UserError(f"{model.title}: {_named(op)}: {_reason(error)}") from None
     try:
-        return _finish(builder, model, values)
+        graph = _finish(builder, model, values)
     except _NOT_SOUND as error:
         raise UserError(f"{model.title}: the output {printable(model.output)}: {_reason(error)}") from None
+    try:
+        check_size(graph, sum(c.nbytes for c in model.constants.values()))
+    except ValueError as error:
+        raise UserError(f"{model.title}: {error}") from None
+    return graph
 
 
 # What a model that contradicts itself can end in: GraphError and our own ValueErrors, and NumPy's and Python's.

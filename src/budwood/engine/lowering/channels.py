@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
@@ -68,11 +68,10 @@ def lower_pad(context: Context, node: Pad) -> None:
     return repack(context, name, out, [window], node.value, info, outside=name in context.graph.inputs)
 
 
-def flatten(context: Context, node: str, name: str) -> View:
-    """A vector of its own for a feature map, in PyTorch's order."""
-    channels, height, width = context.shape(name)
-    out = context.storage.new(None, channels * height * width)
-    _flatten(context, node, name, out)
+def flatten(context: Context, node: str, name: str, pixels: Sequence[int]) -> View:
+    """A vector of its own for some pixels of a feature map, in PyTorch's order."""
+    out = context.storage.new(None, context.shape(name)[0] * len(pixels))
+    _flatten(context, node, name, out, pixels)
     return out
 
 
@@ -84,17 +83,18 @@ def lower_flatten(context: Context, node: Flatten) -> None:
         if not context.storage.is_part(node.name, name, 0):
             copy_channels(context, node.name, name, range(context.shape(name)[0]), out)
     else:
-        _flatten(context, node.name, name, out)
+        _, height, width = context.shape(name)
+        _flatten(context, node.name, name, out, range(height * width))
 
 
-def _flatten(context: Context, node: str, name: str, out: View) -> None:
+def _flatten(context: Context, node: str, name: str, out: View, pixels: Sequence[int]) -> None:
     source = context.view(name)
     layout = source.buffer.layout
     assert layout is not None
-    _, height, width = context.shape(name)
+    width = context.shape(name)[2]
 
     def emit(plan: _native.Plan) -> None:
-        row, column = np.divmod(np.arange(height * width), width)
+        row, column = np.divmod(np.asarray(pixels), width)
         y, x, lane = layout.places(np.arange(layout.images)[:, None], row[None], column[None])
         at = (y * source.buffer.row + x * layout.lanes + lane).ravel()
         plan.flatten(source.numbers(), out.numbers(), layout.images, at)

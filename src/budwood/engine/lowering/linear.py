@@ -66,24 +66,26 @@ def _csr(weight: Array) -> tuple[Array, NDArray[np.int32], NDArray[np.int64]]:
 
 
 def lower_as_linear(context: Context, node: Conv) -> None:
-    """A convolution whose output is one pixel: every pixel of the input has one weight."""
+    """A convolution whose output is one pixel: every pixel that its window sees has one weight."""
     channels, height, width = _plane(context.shape(node.inputs[0]))
     rows, per_group, *kernel = node.weight.shape
-    full = np.zeros((rows, channels, height, width), np.float32)
+    seen = [
+        (ky, kx, y * width + x)
+        for ky in range(kernel[0])
+        for kx in range(kernel[1])
+        if 0 <= (y := ky * node.dilation[0] - node.padding[0]) < height
+        and 0 <= (x := kx * node.dilation[1] - node.padding[2]) < width
+    ]
+    full = np.zeros((rows, channels, max(len(seen), 1)), np.float32)  # a window beside the image: one pixel, unused
     per = rows // node.groups
-    seen = np.zeros((height, width), bool)
-    for ky in range(kernel[0]):
-        for kx in range(kernel[1]):
-            y, x = ky * node.dilation[0] - node.padding[0], kx * node.dilation[1] - node.padding[2]
-            if 0 <= y < height and 0 <= x < width:
-                seen[y, x] = True
-                for g in range(node.groups):
-                    to = np.s_[g * per : (g + 1) * per]
-                    full[to, g * per_group : (g + 1) * per_group, y, x] = node.weight[to, :, ky, kx]
+    for at, (ky, kx, _) in enumerate(seen):
+        for g in range(node.groups):
+            to = np.s_[g * per : (g + 1) * per]
+            full[to, g * per_group : (g + 1) * per_group, at] = node.weight[to, :, ky, kx]
     source = context.view(node.inputs[0])
     if not is_vector(context.shape(node.inputs[0])):
-        source = flatten(context, node.name, node.inputs[0])
-    matrix, skip = full.reshape(rows, -1), node.groups > 1 or not seen.all()
+        source = flatten(context, node.name, node.inputs[0], [pixel for _, _, pixel in seen] or [0])
+    matrix, skip = full.reshape(rows, -1), node.groups > 1 or not seen
     if len(node.inputs) == 1:
         return product(context, node.name, "Conv", source, matrix, node.bias, node.activation, skip_zeros=skip)
     product(context, node.name, "Conv", source, matrix, node.bias, IDENTITY, skip_zeros=skip)
