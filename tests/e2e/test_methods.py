@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -53,6 +54,32 @@ def test_prune_verify_and_show(name: str, budwood: Any, place: Path, tmp_path: P
         assert 0.55 < stored.mask.sparsity < 0.71 and stored.lineage.method == name
     assert budwood(*words(name, place)).out == said.out, "a finished run is not done again"
     assert not list(tmp_path.glob("runs/*/state.safetensors")) and not list(tmp_path.glob("runs/*/scratch/*"))
+
+
+@pytest.mark.parametrize("name", ["magnitude", "gmp"])
+def test_a_classifier_that_is_made_anew_takes_no_part(name: str, budwood: Any, place: Path, shapes: Path) -> None:
+    """The network knows three classes, the images show two: all zeros asked for lie in the backbone."""
+    shutil.rmtree(next(folder for folder in sorted(shapes.iterdir()) if folder.is_dir()))
+    said = budwood(*words(name, place, "--data", str(shapes), "--epochs", "2", "--batch-size", "6"))
+    assert said.code == 0, said
+    stored = Checkpoint.load(Path(said.out.strip()))
+    convolutions = [kept for kept in stored.mask.values() if kept.ndim == 4]
+    zeros = sum(int((~kept).sum()) for kept in stored.mask.values())
+    assert abs(zeros - 0.7 * sum(kept.numel() for kept in convolutions)) <= 1
+
+
+@pytest.mark.parametrize("name", ["rigl", "set", "snfs", "topkast", "st3", "lth", "lth-t", "gmp", "str"])
+def test_a_network_that_is_sparser_already_is_refused_beforehand(
+    name: str, budwood: Any, place: Path, tmp_path: Path
+) -> None:
+    first = budwood(
+        "prune", "py:toynet.small", "--method", "random", "--sparsity", "0.9", "--option", "allocation=global"
+    )
+    before = sorted(tmp_path.rglob("*"))
+    command = words(name, place)
+    said = budwood(command[0], first.out.strip(), *command[2:])
+    assert said.code == 2 and len(said.lines) == 1, said
+    assert sorted(tmp_path.rglob("*")) == before, "nothing is left behind"
 
 
 @pytest.mark.parametrize("name", ["acdc", "cram", "lth-t", "mfac", "rigl", "st3", "str", "topkast"])

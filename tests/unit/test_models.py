@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from budwood.core.checkpoint import Checkpoint, Lineage
 from budwood.core.errors import UserError
 from budwood.core.mask import Mask
+from budwood.core.pruner import Plan
 from budwood.core.registry import sources
 from budwood.core.task import Preprocessing
 from budwood.models.export import export
@@ -26,6 +27,7 @@ from budwood.models.files import read_state, recognise
 from budwood.models.network import Network, build, from_checkpoint, head_of, open_network, prunable, replace_head
 from budwood.models.packaged import MODELS
 from budwood.models.profile import layers
+from budwood.prune.magnitude import Magnitude
 
 NOT_CNNS = ("vit", "swin")
 HUGE = ("_8gf", "16gf", "32gf", "128gf")
@@ -101,6 +103,17 @@ def test_two_classifiers_are_refused() -> None:
 def test_no_head() -> None:
     with pytest.raises(UserError, match="nothing to prune"):
         head_of(nn.Sequential(nn.ReLU()))
+
+
+def test_shared_and_parametrised_weights() -> None:
+    """Each weight that is a parameter stands once; what a layer makes of others does not."""
+    model = nn.Sequential(nn.Conv2d(3, 3, 3), nn.Conv2d(3, 3, 3), nn.Conv2d(3, 3, 3), nn.Flatten(), nn.Linear(27, 2))
+    model[1].weight = model[0].weight
+    nn.utils.parametrizations.weight_norm(model[2])
+    assert list(prunable(model, head=True)) == ["0.weight", "4.weight"]
+    mask = Magnitude(0.5, Magnitude.Options()).start(model, Mask.ones(prunable(model)), Plan(0, 0))
+    mask.apply_(model)
+    assert mask.holds(model) and int((model[1].weight == 0).sum()) == 40
 
 
 @pytest.mark.parametrize(

@@ -101,10 +101,23 @@ def _others(seed: int) -> Iterator[Cell]:
         0.9,
         seed,
         EPOCHS,
-        ("--option", "schedule.start=0.2", "--option", "schedule.end=0.79"),
+        (
+            "--option",
+            "allocation=uniform",
+            "--option",
+            "keep_dense=[]",
+            "--option",
+            "schedule.start=0.2",
+            "--option",
+            "schedule.end=0.79",
+        ),
     )
     yield Cell("rigl-3x-90", "rigl", "scratch", 0.9, seed, 3 * EPOCHS)
     yield Cell("lth-90", "lth", "scratch", 0.9, seed, 36)
+    for control in ("random-mask", "random-reinit"):
+        yield Cell(f"lth-{control}-90", "lth", "scratch", 0.9, seed, 36, ("--option", f"control={control}"))
+    # What the epochs alone do for a network that has been trained.
+    yield Cell("dense-on", "dense", "dense", 0, seed, EPOCHS)
     for method in ("random", "magnitude", "mfac", "obert", "cap", "exact-obs", "sparsegpt", "wanda"):
         yield Cell(f"{method}-on-90", method, "dense", 0.9, seed, EPOCHS)
 

@@ -108,7 +108,9 @@ def run(
         raise UserError("--distill teaches by the trained network, and --from-scratch has none: leave one of them out")
     opened = open_task(data, task) if trains else None
     network = _untrained(model, opened, seed) if from_scratch and opened else open_network(model)
-    pruner.check(network.module, network.mask, recipe.epochs if trains and tags.gradual else 0)
+    anew = opened is not None and network.lineage.num_classes != len(opened.classes)  # the classifier, which is no part
+    scope = network.mask.without([f"{network.head}.weight"]) if anew else network.mask
+    pruner.check(network.module, scope, recipe.epochs if trains and tags.gradual else 0)
     images = Images(calibration) if calibration is not None else None
     facts = data_facts(opened, images.digest() if images else None)
     spec = upstream_spec(Start.of(network), Pruning(name, target, options), seed, recipe, facts, trains)

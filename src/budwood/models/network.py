@@ -58,12 +58,16 @@ def check_linear_head(network: Network) -> None:
 
 
 def prunable(module: nn.Module, head: bool = False) -> dict[str, Tensor]:
-    """Weight name -> parameter of every convolution and linear layer, without the classifier's unless `head`."""
-    last = head_of(module)
+    """Weight name -> parameter of every convolution and linear layer, without the classifier's unless `head`.
+
+    A weight that layers share stands once, under the first one's name; one that a layer makes of others
+    (`nn.utils.parametrize`) is none.
+    """
+    last, parameters = head_of(module), dict(module.named_parameters())
     return {
         f"{name}.weight": m.weight
         for name, m in module.named_modules()
-        if isinstance(m, nn.Linear | nn.Conv2d) and (head or name != last)
+        if isinstance(m, nn.Linear | nn.Conv2d) and (head or name != last) and f"{name}.weight" in parameters
     }
 
 

@@ -222,13 +222,17 @@ def _top_blocks(scores: Mapping[str, Tensor], count: int, size: int) -> dict[str
 
 def _flat_score(name: str, score: Tensor, kept: Tensor) -> Tensor:
     """Scores on the CPU, -inf where pruned."""
-    flat = score.detach().float().cpu().flatten()
-    if not bool(torch.isfinite(flat).all()):
+    require_finite(name, score)
+    return score.detach().float().cpu().flatten().masked_fill(~kept.flatten(), -torch.inf)
+
+
+def require_finite(name: str, score: Tensor) -> None:
+    """Raise UserError where a score is none."""
+    if not bool(torch.isfinite(score).all()):
         raise UserError(
             f"the scores of {name} are not finite: the weights have overflowed, or an option is far "
             "too large or small; lower the learning rate, or mend it"
         )
-    return flat.masked_fill(~kept.flatten(), -torch.inf)
 
 
 def _top(flat: Tensor, count: int) -> Tensor:

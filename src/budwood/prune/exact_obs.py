@@ -103,6 +103,3 @@ def solve(layer: Layer, kept: Tensor) -> Tensor:
 
 def _solved(matrix: Tensor, target: Tensor) -> Tensor:
     return torch.cholesky_solve(target, torch.linalg.cholesky(matrix))
-
-
-COMPACT = 0.85

@@ -58,5 +58,5 @@ def gradients(
             targets = targets_for(model, images, labels, plan.labelled, random)
             with torch.enable_grad():  # not around the yield: a stream that is given up would leave it as it was here
                 loss = F.cross_entropy(model(images).float(), targets)
-                found = [g.detach() for g in torch.autograd.grad(loss, wanted)]
+                found = [g.detach() for g in torch.autograd.grad(loss, wanted, materialize_grads=True)]
             yield found

@@ -78,14 +78,18 @@ class GraSP(Scored):
         product = [torch.zeros_like(weight) for weight in weights]
         with evaluating(settled), torch.enable_grad():
             for loss in self._losses(settled, step, done=0):
-                for total, gradient in zip(flow, torch.autograd.grad(loss, weights), strict=True):
+                for total, gradient in zip(
+                    flow, torch.autograd.grad(loss, weights, materialize_grads=True), strict=True
+                ):
                     total += gradient
             # Pruned weights stay where they are: the gradient flows through the others alone.
             flow = [total * alive for total, alive in zip(flow, kept, strict=True)]
             for loss in self._losses(settled, step, done=self.options.gradients):
-                found = torch.autograd.grad(loss, weights, create_graph=True)
+                found = torch.autograd.grad(loss, weights, create_graph=True, materialize_grads=True)
                 along = torch.stack([(f * g).sum() for f, g in zip(flow, found, strict=True)]).sum()
-                for total, column in zip(product, torch.autograd.grad(along, weights), strict=True):
+                for total, column in zip(
+                    product, torch.autograd.grad(along, weights, materialize_grads=True), strict=True
+                ):
                     total += column
         return {name: w.detach() * hg for name, w, hg in zip(names, weights, product, strict=True)}
 

@@ -116,13 +116,30 @@ def _stream(
 ) -> int:
     """Send `images` through the network, in evaluation mode; how many it were."""
     weights = {id(model.get_parameter(name)): name for name in names}
-    seen = 0
-    with evaluating(model), torch.no_grad(), _Watch(weights, add):
-        for batch in _images(plan, images, salt):
-            model(batch)
-            seen += len(batch)
+    seen, used, multiplied = 0, set[str](), set[str]()
+
+    def take(name: str, columns: Tensor) -> None:
+        multiplied.add(name)
+        add(name, columns)
+
+    layers = {model.get_submodule(name.removesuffix(".weight")): name for name in names}
+    hooks = [m.register_forward_hook(lambda layer, *_: used.add(layers[layer])) for m in layers]
+    try:
+        with evaluating(model), torch.no_grad(), _Watch(weights, take):
+            for batch in _images(plan, images, salt):
+                model(batch)
+                seen += len(batch)
+    finally:
+        for hook in hooks:
+            hook.remove()
     if not seen:
         raise UserError("there are no images to calibrate with; give --calibration a folder that has some")
+    if strange := sorted(used - multiplied):
+        raise UserError(
+            f"{strange[0].removesuffix('.weight')} multiplies not by its weights but by what it makes of them "
+            "(standardised ones, say), so what they are multiplied with cannot be told; choose a method that does not "
+            "go by inputs, as magnitude or woodfisher"
+        )
     return seen
 
 

@@ -16,12 +16,11 @@ from torch import Tensor, nn
 
 from ..core.errors import UserError
 from ..core.mask import Mask
-from ..core.pruner import Plan, Pruner, Settings, Tags
+from ..core.pruner import Plan, Settings, Tags
 from ..core.registry import methods
 from ..core.spec import Recipe
-from .allocation import mask_by_score
 from .score import magnitude
-from .scored import LayerOptions, participants
+from .scored import Layered, LayerOptions
 
 
 def levels(sparsity: float, share: float) -> list[float]:
@@ -47,13 +46,10 @@ class TicketOptions(RoundOptions):
     ticket's places with weights that are drawn anew."""
 
 
-class Rounds(Pruner):
+class Rounds(Layered):
     """Trainings one after the other, the weights rewound between them."""
 
     Options = RoundOptions
-
-    def layers(self, model: nn.Module, mask: Mask) -> list[str]:
-        return participants(model, mask, self.options)
 
     def start(self, model: nn.Module, mask: Mask, plan: Plan) -> Mask:
         self.pruned(model, mask, self.sparsity)  # what cannot be reached is refused now and not after the last round
@@ -66,7 +62,7 @@ class Rounds(Pruner):
 
     def pruned(self, model: nn.Module, mask: Mask, sparsity: float) -> Mask:
         """By the size of the weights of now."""
-        return mask_by_score(magnitude(model, self.layers(model, mask)), mask, sparsity, self.options.allocation)
+        return self.select(magnitude(model, self.layers(model, mask)), mask, sparsity)
 
     def ticket(self, model: nn.Module, mask: Mask, done: int) -> Mask:
         """What the training `done` (1 for the second) starts from: prunes and rewinds."""
@@ -135,13 +131,17 @@ class LTH(Rounds):
     def cycles(self, plan: Plan) -> int:
         return len(levels(self.sparsity, self.options.share)) + 1
 
-    def start(self, model: nn.Module, mask: Mask, plan: Plan) -> Mask:
-        self.epochs_ = plan.epochs // self.cycles(plan)
-        if self.options.rewind_epoch and self.options.rewind_epoch >= self.epochs_:
+    def check(self, model: nn.Module, mask: Mask, epochs: int) -> None:
+        super().check(model, mask, epochs)
+        each = epochs // self.cycles(Plan(epochs, 1))
+        if self.options.rewind_epoch and self.options.rewind_epoch >= each:
             raise UserError(
-                f"each training has {self.epochs_} epochs, so the weights cannot go back to those after "
+                f"each training has {each} epochs, so the weights cannot go back to those after "
                 f"{self.options.rewind_epoch}; lower rewind_epoch, or set --epochs higher"
             )
+
+    def start(self, model: nn.Module, mask: Mask, plan: Plan) -> Mask:
+        self.check(model, mask, plan.epochs)
         self.keep_at_ = self.options.rewind_epoch * plan.steps_per_epoch
         self.given_, self.seed_ = mask, plan.seed
         return super().start(model, mask, plan)
@@ -162,7 +162,7 @@ class LTH(Rounds):
             found = shuffled(found, self.given_, self.seed_)
         self.rewind(model, found)
         if control == "random-reinit":
-            reinitialise_(model, self.seed_)
+            reinitialise_(model, self.first_, self.seed_)
             found.apply_(model)
         return found
 
@@ -189,12 +189,16 @@ def shuffled(found: Mask, given: Mask, seed: int) -> Mask:
 
 
 @torch.no_grad()
-def reinitialise_(model: nn.Module, seed: int) -> None:
-    """Every layer as its own `reset_parameters` draws it, from `seed` alone."""
+def reinitialise_(model: nn.Module, first: Mapping[str, Tensor], seed: int) -> None:
+    """Every layer as its own `reset_parameters` draws it, from `seed` alone, but kernels and matrices with the standard
+    deviation that they had in `first`: networks have ways of their own to begin."""
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed * 1_000_003 + 1)  # the network may have been drawn from `seed` itself
-        for layer in model.modules():
+        for name, layer in model.named_modules():
             if callable(getattr(layer, "reset_parameters", None)):
                 fresh = copy.deepcopy(layer).cpu()  # the same numbers wherever the network is
                 fresh.reset_parameters()
+                for own, value in fresh.named_parameters(recurse=False):
+                    if value.ndim > 1 and float(value.std()) > 0:
+                        value.mul_(first[f"{name}.{own}" if name else own].cpu().std() / value.std())
                 layer.load_state_dict(fresh.state_dict())

@@ -56,8 +56,7 @@ class MFAC(FisherPruner):
             sparsity=0.875,
             notes=(
                 "pruned to 50, 75 and 87.5 % before the epochs 0, 2 and 4 there; the cubic curve makes 75 to 82.8",
-                "the rate is 0.005 and 0.0005 in turn until epoch 4 there, to prune at a low one; every pruning makes "
-                "a new optimizer there, so that the momentum is lost",
+                "the rate is 0.005 and 0.0005 in turn until epoch 4 there, to prune at a low one",
                 "blocks run across the bounds of layers there, and can be all weights at once (blocksize -1)",
                 "results are published for ImageNet alone (ResNet-50: 72.6 at 95 %, 67.6 at 98 %; STR's MobileNetV1: "
                 "70.9 at 75 %, 67.2 at 89 %), without schedule, number of gradients or block",
@@ -67,3 +66,7 @@ class MFAC(FisherPruner):
 
     def targets(self, already: float, sparsity: float) -> list[float]:
         return exponential(already, sparsity, self.options.recomputations)
+
+    def resets_momentum(self, step: int) -> bool:
+        """The authors go on with a new optimizer after every pruning."""
+        return step in self.moments_

@@ -10,11 +10,11 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from ..core.mask import Mask
-from ..core.pruner import Plan, Pruner
+from ..core.pruner import Plan
 from ..core.spec import Recipe
 from .allocation import Allocation, mask_by_score
 from .score import magnitude
-from .scored import LayerOptions, participants
+from .scored import Layered, LayerOptions
 
 IMAGENET = Recipe(
     epochs=102, batch_size=4096, lr=1.6, momentum=0.9, weight_decay=1e-4, schedule="constant", milestones=(30, 70, 90),
@@ -46,7 +46,7 @@ class RegrowOptions(LayerOptions):
     """Share of the training after which no weight moves."""
 
 
-class Regrow(Pruner):
+class Regrow(Layered):
     """A method says what a pruned weight promises (`promises`); the highest are grown.
 
     What was just dropped may be grown again and then keeps its value; other weights come in at zero. Ties go to the
@@ -56,15 +56,12 @@ class Regrow(Pruner):
 
     Options = RegrowOptions
 
-    def layers(self, model: nn.Module, mask: Mask) -> list[str]:
-        return participants(model, mask, self.options)
-
     def start(self, model: nn.Module, mask: Mask, plan: Plan) -> Mask:
         self.plan_ = plan
         scores = magnitude(model, self.layers(model, mask))
         if self.options.initial == "random":
             scores = self.chances(scores, 0)
-        return mask_by_score(scores, mask, self.sparsity, self.options.allocation)
+        return self.select(scores, mask, self.sparsity)
 
     def chances(self, like: Mapping[str, Tensor], salt: int) -> dict[str, Tensor]:
         """Name -> random numbers in the tensor's shape, other ones for every seed and salt."""

@@ -55,7 +55,25 @@ def participants(model: nn.Module, mask: Mask, options: LayerOptions) -> list[st
     return [name for name in mask if name not in dense]
 
 
-class Scored(Pruner):
+class Layered(Pruner):
+    """Prunes the layers that its options leave it, each to the share that the allocation gives it."""
+
+    Options = LayerOptions
+
+    def layers(self, model: nn.Module, mask: Mask) -> list[str]:
+        return participants(model, mask, self.options)
+
+    def check(self, model: nn.Module, mask: Mask, epochs: int) -> None:
+        """By magnitude, which is cheap: whether the sparsity can be reached does not depend on the scores."""
+        super().check(model, mask, epochs)
+        self.select(magnitude(model, self.layers(model, mask)), mask, self.sparsity)
+
+    def select(self, scores: Mapping[str, Tensor], mask: Mask, sparsity: float) -> Mask:
+        """`mask` with only the highest scores kept, as the allocation says."""
+        return mask_by_score(scores, mask, sparsity, self.options.allocation)
+
+
+class Scored(Layered):
     """Prunes at once, by `scores`. A method that also changes the weights it keeps extends `prune_to`."""
 
     Options = ScoreOptions
@@ -66,14 +84,6 @@ class Scored(Pruner):
         most = 1 - structure.most / structure.size
         if structure.kind == "n:m" and abs(sparsity - most) > 1e-6:
             raise UserError(f"{self.options.pattern} makes {most:g} zeros in the layers it prunes, not {sparsity:g}")
-
-    def layers(self, model: nn.Module, mask: Mask) -> list[str]:
-        return participants(model, mask, self.options)
-
-    def check(self, model: nn.Module, mask: Mask, epochs: int) -> None:
-        """By magnitude, which is cheap: whether the sparsity can be reached does not depend on the scores."""
-        super().check(model, mask, epochs)
-        self.select(magnitude(model, self.layers(model, mask)), mask, self.sparsity)
 
     def unit(self) -> int:
         structure = parse(self.options.pattern)

@@ -13,13 +13,13 @@ import torch
 from torch import Tensor, nn
 
 from ..core.mask import Mask
-from ..core.pruner import Plan, Pruner, Settings, Tags
+from ..core.pruner import Plan, Settings, Tags
 from ..core.registry import methods
 from ..core.spec import Recipe
 from .allocation import mask_by_score
 from .schedule import Cubic
 from .score import magnitude
-from .scored import LayerOptions, participants
+from .scored import Layered, LayerOptions
 
 EACH_STEP = 45 * 2503 + 1
 """So many updates are one at every step from the authors' epoch 5 to 50, both included."""
@@ -34,7 +34,7 @@ class ST3Options(LayerOptions):
 
 
 @methods.register("st3")
-class ST3(Pruner):
+class ST3(Layered):
     """Trains all weights through the thresholded ones; the mask in force stays as given until the end."""
 
     tags = Tags(
@@ -68,9 +68,6 @@ class ST3(Pruner):
             ("sigma", True, {0.8: 76.44, 0.9: 75.28, 0.95: 73.69, 0.965: 72.62, 0.98: 69.75, 0.99: 63.25}),
         )
     }  # fmt: skip
-
-    def layers(self, model: nn.Module, mask: Mask) -> list[str]:
-        return participants(model, mask, self.options)
 
     def start(self, model: nn.Module, mask: Mask, plan: Plan) -> Mask:
         self._kept(model, mask, self.sparsity)  # what cannot be reached is refused now and not at the end

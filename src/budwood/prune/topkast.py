@@ -8,12 +8,12 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from ..core.mask import Mask
-from ..core.pruner import Plan, Pruner, Settings, Tags
+from ..core.pruner import Plan, Settings, Tags
 from ..core.registry import methods
-from .allocation import Allocation, mask_by_score
+from .allocation import Allocation
 from .regrow import IMAGENET
 from .score import magnitude
-from .scored import LayerOptions, participants
+from .scored import Layered, LayerOptions
 
 
 class TopKASTOptions(LayerOptions):
@@ -29,7 +29,7 @@ class TopKASTOptions(LayerOptions):
 
 
 @methods.register("topkast")
-class TopKAST(Pruner):
+class TopKAST(Layered):
     """Chooses A and B by |w|, before the forward pass of every `every`-th step.
 
     All weights stay stored, so the mask in force is the one that the network comes with; those outside of B are not
@@ -56,9 +56,6 @@ class TopKAST(Pruner):
         ),
     }
 
-    def layers(self, model: nn.Module, mask: Mask) -> list[str]:
-        return participants(model, mask, self.options)
-
     def start(self, model: nn.Module, mask: Mask, plan: Plan) -> Mask:
         own = plan.recipe.weight_decay if plan.recipe is not None else 0.0
         self.penalty_ = own if self.options.penalty is None else self.options.penalty
@@ -67,7 +64,7 @@ class TopKAST(Pruner):
 
     def _largest(self, model: nn.Module, mask: Mask, sparsity: float) -> Mask:
         """`mask`, in the layers that take part with the largest weights alone."""
-        return mask_by_score(magnitude(model, self.layers(model, mask)), mask, sparsity, self.options.allocation)
+        return self.select(magnitude(model, self.layers(model, mask)), mask, sparsity)
 
     def _choose(self, model: nn.Module, mask: Mask) -> None:
         forward = self._largest(model, mask, self.sparsity)

@@ -11,7 +11,7 @@ from ..core.mask import Mask
 from ..core.pruner import Settings, Tags
 from ..core.registry import methods
 from ..core.spec import Recipe
-from .allocation import Allocation, layer_counts, spread
+from .allocation import Allocation, layer_counts, require_finite, spread
 from .inputs import squares
 from .layerwise import from_rows, to_rows
 from .scored import Scored, ScoreOptions
@@ -79,6 +79,7 @@ class Wanda(Scored):
         entries, left = dict(mask), 0
         shares = layer_counts(shapes, mask, sparsity, self.options.allocation, self.options.pattern)
         for (name,), count in shares:
+            require_finite(name, scores[name])
             most = min(count + left, int(mask[name].sum()))
             entries[name] = best_of_rows(scores[name].cpu(), mask[name], most, pattern.size)
             left = most - int(entries[name].sum())

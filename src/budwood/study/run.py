@@ -149,8 +149,8 @@ class Runner:
             notes = [f"pruned at once to {done.mask.sparsity:.2%} by an earlier run"]
             return replace(network, mask=done.mask, notes=network.notes + notes)
         scratch, told = stored.with_suffix(""), self.progress(spec)
-        with_head = spec.transfer == "none"
-        same = with_head and self.task is not None and network.lineage.num_classes == len(self.task.classes)
+        same = self._keeps_head(spec, network)
+        with_head = spec.transfer == "none" and (self.task is None or same)  # one that will be made anew is not pruned
         plan = Plan(
             0, 0, spec.seed, labelled=same, scratch=scratch,
             progress=None if told is None else lambda done, total: told(done, total, math.nan),
@@ -165,6 +165,11 @@ class Runner:
             shutil.rmtree(scratch, ignore_errors=True)
             raise
         return pruned
+
+    def _keeps_head(self, spec: RunSpec, network: Network) -> bool:
+        """Whether the network is trained, or pruned, on the classes that it knows."""
+        known = self.task is not None and network.lineage.num_classes == len(self.task.classes)
+        return spec.transfer == "none" and known
 
     def _calibration(self, network: Network) -> Dataset[Any] | None:
         view = transforms(network.lineage.preprocessing, train=False)
@@ -192,7 +197,7 @@ class Runner:
             pruner,
             recipe,
             spec.seed,
-            keep_head=spec.transfer == "none" and network.lineage.num_classes == len(self.task.classes),
+            keep_head=self._keeps_head(spec, network),
             teacher=self._teacher(spec),
             workers=self.workers,
             accelerate=self.accelerate,

@@ -323,6 +323,8 @@ class Fit:
     def _close_epoch(self, epoch: int) -> None:
         deployed = copy.deepcopy(self.average if self.average is not None else self.model)
         mask = self.pruner.finish(deployed, self.mask)
+        if mask is not self.mask:
+            distributed.agree(mask)
         if self.pruner.tags.recalibrates:
             mask.apply_(deployed)
             recalibrate(deployed, self.train, workers=self.workers)

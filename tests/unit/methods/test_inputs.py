@@ -181,6 +181,21 @@ def test_a_layer_that_is_never_used_has_seen_nothing() -> None:
     assert found["0.weight"].count_nonzero() > 0 and found["1.unused.weight"].count_nonzero() == 0
 
 
+class Standardised(nn.Conv2d):
+    """Multiplies by something else than its weights, as BiT's and NFNet's convolutions do."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return nn.functional.conv2d(x, self.weight - self.weight.mean(), self.bias)
+
+
+def test_a_layer_that_makes_its_weights_anew_is_refused() -> None:
+    model = nn.Sequential(nn.Conv2d(4, 4, 3), Standardised(4, 4, 1))
+    with pytest.raises(UserError, match=r"^1 multiplies not by its weights"):
+        dict(products(model, ["0.weight", "1.weight"], plan_of(images()), 5))
+    assert not model[0]._forward_hooks and not model[1]._forward_hooks
+    assert dict(products(model, ["0.weight"], plan_of(images()), 5))["0.weight"].count_nonzero() > 0
+
+
 def test_inputs_that_overflow_are_refused() -> None:
     with pytest.raises(UserError, match=r"0 are not finite"):
         dict(products(nn.Sequential(nn.Conv2d(4, 4, 3)), ["0.weight"], plan_of(images() * torch.inf), 5))

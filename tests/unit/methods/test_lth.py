@@ -13,8 +13,9 @@ from budwood.core.errors import UserError
 from budwood.core.mask import Mask
 from budwood.core.pruner import Plan, Pruner
 from budwood.models.network import prunable
+from budwood.models.small import SmallResNet
 from budwood.prune.allocation import mask_by_score
-from budwood.prune.lth import LTH, TicketOptions, levels, shuffled
+from budwood.prune.lth import LTH, TicketOptions, levels, reinitialise_, shuffled
 from budwood.prune.score import magnitude
 from budwood.testing.pruners import RECIPE, sparse_mask, toy_data, toy_network
 from budwood.train.fit import Fit
@@ -159,6 +160,21 @@ def test_random_weights_control() -> None:
     assert torch.equal(control.tickets[12]["1.running_mean"], torch.zeros(8))
     again, _, _ = trained(control="random-reinit")
     assert all(torch.equal(v, again.tickets[12][n]) for n, v in control.tickets[12].items()), "from the seed alone"
+
+
+def test_random_weights_have_the_first_ones_deviation() -> None:
+    """This network begins otherwise than its layers' own `reset_parameters` would."""
+    model = SmallResNet(1, 10)
+    first = {name: value.clone() for name, value in model.state_dict().items()}
+    reinitialise_(model, first, 0)
+    wide = [name for name, value in model.named_parameters() if value.ndim > 1]
+    assert len(wide) == 13
+    for name in wide:
+        new = model.get_parameter(name)
+        torch.testing.assert_close(new.std(), first[name].std(), rtol=1e-4, atol=0.0)
+        assert not bool((new == first[name]).any()) and abs(float(new.detach().mean())) < 0.1 * float(
+            new.detach().std()
+        )
 
 
 def test_reinitialising_leaves_the_global_random_numbers_alone() -> None:

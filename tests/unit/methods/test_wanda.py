@@ -53,6 +53,11 @@ def test_the_example_of_the_paper() -> None:
     )
 
 
+def test_weights_that_overflowed_are_refused() -> None:
+    with pytest.raises(UserError, match=r"scores of 0\.weight are not finite"):
+        pruned(linear([[1.0, torch.nan], [2.0, 1.0]]), torch.ones(3, 2), 0.5)
+
+
 def test_norms_are_over_all_images() -> None:
     """|x_1| = sqrt(3^2 + 4^2) = 5, |x_2| = 4.9: of equal weights the first stays, though the second has the largest
     input."""

@@ -1,0 +1,27 @@
+"""The checkpoints that docs/results/methods keeps are those of its rows."""
+
+import csv
+from pathlib import Path
+
+import pytest
+import torch
+
+from budwood.core.checkpoint import Checkpoint
+
+RESULTS = Path(__file__).parents[2] / "docs" / "results" / "methods"
+with (RESULTS / "rows.csv").open() as _file:
+    ROWS = {row["cell"]: row for row in csv.DictReader(_file)}
+CHECKPOINTS = sorted((RESULTS / "checkpoints").glob("*.safetensors"))
+
+
+@pytest.mark.parametrize("path", CHECKPOINTS, ids=lambda path: path.stem)
+def test_a_checkpoint_is_its_rows(path: Path) -> None:
+    stored, row = Checkpoint.load(path), ROWS[path.stem]
+    assert stored.mask.digest() == row["mask_digest"] and stored.mask.holds(stored.state)
+    assert abs(stored.mask.density - float(row["density"])) < 1e-6
+    assert all(bool(torch.isfinite(value).all()) for value in stored.state.values() if value.is_floating_point())
+
+
+def test_every_pruned_row_of_the_first_seed_has_one() -> None:
+    kept = {cell for cell, row in ROWS.items() if row["seed"] == "0" and (float(row["sparsity"]) or cell == "dense-s0")}
+    assert kept == {path.stem for path in CHECKPOINTS}
