@@ -223,6 +223,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/methods"))
     parser.add_argument("--only", default="", help="runs whose name holds this")
     arguments = parser.parse_args()
+    # A shell that starts this in the background has it ignore what its runs are stopped by, and they would, too.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     os.chdir(HERE.parents[2])
     train(arguments.data, arguments.out.resolve(), arguments.minutes, arguments.only)
 
