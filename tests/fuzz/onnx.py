@@ -46,9 +46,8 @@ def run(graph: g.Graph, program: Program) -> None:
     torch.set_num_threads(1)
     found = interpret(graph, {name: torch.ones(2, *shape) for name, shape in graph.inputs.items()})
     made = program(*(np.ones((2, *shape), np.float32) for shape in program.input_shapes))
-    for name, *values in zip(graph.outputs, found, [made], strict=True):
-        for value in values:
-            assert tuple(value.shape) == (2, *graph.shapes[name]), (name, value.shape, graph.shapes[name])
+    for name, value, ours in zip(graph.outputs, found, [made], strict=True):
+        assert tuple(value.shape) == ours.shape == (2, *graph.shapes[name]), (name, value.shape, ours.shape)
 
 
 def _reach(node: g.Node | None) -> int:

@@ -19,7 +19,6 @@ from ..core.mask import Mask
 from ..core.pruner import Plan, Settings, Tags
 from ..core.registry import methods
 from ..core.spec import Recipe
-from .score import magnitude
 from .scored import Layered, LayerOptions
 
 
@@ -52,17 +51,13 @@ class Rounds(Layered):
     Options = RoundOptions
 
     def start(self, model: nn.Module, mask: Mask, plan: Plan) -> Mask:
-        self.pruned(model, mask, self.sparsity)  # what cannot be reached is refused now and not after the last round
+        self.largest(model, mask, self.sparsity)  # what cannot be reached is refused now and not after the last round
         already = mask.restricted(self.layers(model, mask)).sparsity
         self.levels_ = [max(level, already) for level in levels(self.sparsity, self.options.share)]
         self.length_ = plan.steps // self.cycles(plan)
         self.first_ = {name: value.detach().clone() for name, value in model.state_dict().items()}
         self.next_ = 0
         return mask
-
-    def pruned(self, model: nn.Module, mask: Mask, sparsity: float) -> Mask:
-        """By the size of the weights of now."""
-        return self.select(magnitude(model, self.layers(model, mask)), mask, sparsity)
 
     def ticket(self, model: nn.Module, mask: Mask, done: int) -> Mask:
         """What the training `done` (1 for the second) starts from: prunes and rewinds."""
@@ -156,7 +151,7 @@ class LTH(Rounds):
         return closure()
 
     def ticket(self, model: nn.Module, mask: Mask, done: int) -> Mask:
-        found = self.pruned(model, mask, self.levels_[done - 1])
+        found = self.largest(model, mask, self.levels_[done - 1])
         control = self.options.control if done == len(self.levels_) else "none"
         if control == "random-mask":
             found = shuffled(found, self.given_, self.seed_)

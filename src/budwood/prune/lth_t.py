@@ -68,7 +68,7 @@ class PretrainedLTH(Rounds):
     def start(self, model: nn.Module, mask: Mask, plan: Plan) -> Mask:
         super().start(model, mask, plan)
         self.last_ = plan.steps - 1
-        return self.pruned(model, mask, self._level(0)) if self.options.trained else mask
+        return self.largest(model, mask, self._level(0)) if self.options.trained else mask
 
     def _level(self, done: int) -> float:
         """After so many trainings."""
@@ -80,7 +80,7 @@ class PretrainedLTH(Rounds):
         return step >= self.last_
 
     def ticket(self, model: nn.Module, mask: Mask, done: int) -> Mask:
-        found = self.pruned(model, mask, self._level(done))
+        found = self.largest(model, mask, self._level(done))
         self.rewind(model, found)
         return found
 

@@ -66,7 +66,11 @@ class Layered(Pruner):
     def check(self, model: nn.Module, mask: Mask, epochs: int) -> None:
         """By magnitude, which is cheap: whether the sparsity can be reached does not depend on the scores."""
         super().check(model, mask, epochs)
-        self.select(magnitude(model, self.layers(model, mask)), mask, self.sparsity)
+        self.largest(model, mask, self.sparsity)
+
+    def largest(self, model: nn.Module, mask: Mask, sparsity: float) -> Mask:
+        """`mask`, in the layers that take part with the largest weights of now alone."""
+        return self.select(magnitude(model, self.layers(model, mask)), mask, sparsity)
 
     def select(self, scores: Mapping[str, Tensor], mask: Mask, sparsity: float) -> Mask:
         """`mask` with only the highest scores kept, as the allocation says."""

@@ -16,7 +16,6 @@ from ..core.mask import Mask
 from ..core.pruner import Plan, Settings, Tags
 from ..core.registry import methods
 from ..core.spec import Recipe
-from .allocation import mask_by_score
 from .schedule import Cubic
 from .score import magnitude
 from .scored import Layered, LayerOptions
@@ -113,7 +112,7 @@ class ST3(Layered):
         self.next_ = int(state["next"])
 
     def _kept(self, model: nn.Module, mask: Mask, sparsity: float) -> Mask:
-        return mask_by_score(self._sizes(model, mask), mask, sparsity, self.options.allocation)
+        return self.select(self._sizes(model, mask), mask, sparsity)
 
     def _sizes(self, model: nn.Module, mask: Mask) -> dict[str, Tensor]:
         """|w| as the layers are compared."""

@@ -12,7 +12,6 @@ from ..core.pruner import Plan, Settings, Tags
 from ..core.registry import methods
 from .allocation import Allocation
 from .regrow import IMAGENET
-from .score import magnitude
 from .scored import Layered, LayerOptions
 
 
@@ -62,14 +61,10 @@ class TopKAST(Layered):
         self._choose(model, mask)
         return mask
 
-    def _largest(self, model: nn.Module, mask: Mask, sparsity: float) -> Mask:
-        """`mask`, in the layers that take part with the largest weights alone."""
-        return self.select(magnitude(model, self.layers(model, mask)), mask, sparsity)
-
     def _choose(self, model: nn.Module, mask: Mask) -> None:
-        forward = self._largest(model, mask, self.sparsity)
+        forward = self.largest(model, mask, self.sparsity)
         already = mask.restricted(self.layers(model, mask)).sparsity
-        around = self._largest(model, mask, max(min(self.options.backward, self.sparsity), already))
+        around = self.largest(model, mask, max(min(self.options.backward, self.sparsity), already))
         # A layer's whole weights are rounded for A and B apart; A lies in B in any case.
         self.backward_ = Mask({name: around[name] | forward[name] for name in mask})
         self._use(forward, next(model.parameters()).device)
@@ -101,7 +96,7 @@ class TopKAST(Layered):
         return self.backward_
 
     def finish(self, model: nn.Module, mask: Mask) -> Mask:
-        found = self._largest(model, mask, self.sparsity)
+        found = self.largest(model, mask, self.sparsity)
         found.apply_(model)
         return found
 
