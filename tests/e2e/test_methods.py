@@ -145,3 +145,47 @@ def test_killed_and_gone_on_with(name: str, process: Callable[..., Any], place: 
     one, other = (Checkpoint.load(tmp_path / said.out.strip()) for said in (gone_on, alone))
     assert one.digest() == other.digest()
     assert not list(tmp_path.glob("killed/*/state.safetensors")) and os.listdir(tmp_path / "killed")
+
+
+STOPS = """
+import os, signal, sys
+real, left = os.replace, int(sys.argv.pop(1))
+def replace(*names):
+    global left
+    real(*names)
+    left -= 1
+    if left == 0:
+        os.kill(os.getpid(), signal.SIGKILL)
+os.replace = replace
+"""
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["exact-obs", *(pytest.param(n, marks=pytest.mark.slow) for n in ("sparsegpt", "woodfisher", "mfac", "wanda"))],
+)
+def test_killed_and_gone_on_with_at_once(name: str, process: Callable[..., Any], place: Path, tmp_path: Path) -> None:
+    """kill -9 when the third file has its name: the folder's marker, the spec, then a layer or a pass, or, where the
+    method keeps none of these, the pruned network. The same command ends in the bits of a run that was left alone."""
+    passes = ["--option", "recomputations=3"] if name in ("woodfisher", "mfac") else []
+    command = [*words(name, place, "--calibration", str(place / "shapes")), *passes]
+    killed = process("-c", STOPS + ENTRY, "3", *command, "--out", "killed")
+    assert killed.code == -signal.SIGKILL
+    assert bool(list(tmp_path.glob("killed/pruned/*/*.safetensors"))) == (name != "wanda")
+    gone_on, alone = (process("-c", ENTRY, *command, "--out", out) for out in ("killed", "alone"))
+    assert gone_on.code == 0 and alone.code == 0, (gone_on, alone)
+    one, other = (Checkpoint.load(tmp_path / said.out.strip()) for said in (gone_on, alone))
+    assert one.digest() == other.digest()
+    assert not list(tmp_path.glob("killed/pruned/*/*")), "what was kept on the way is gone"
+
+
+@pytest.mark.parametrize("name", ["exact-obs", pytest.param("woodfisher", marks=pytest.mark.slow)])
+def test_at_once_in_two_processes(name: str, process: Callable[..., Any], place: Path, tmp_path: Path) -> None:
+    """Both see the same layers and passes, whoever is first; one checkpoint, that of one process."""
+    command = words(name, place, "--calibration", str(place / "shapes"))
+    torchrun = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "budwood")
+    several, alone = process(*torchrun, *command, "--out", "two"), process("-c", ENTRY, *command, "--out", "one")
+    assert several.code == 0 and alone.code == 0, (several, alone)
+    two, one = (Checkpoint.load(tmp_path / said.out.split()[-1]) for said in (several, alone))
+    assert two.digest() == one.digest()
+    assert not list(tmp_path.glob("two/pruned/*/*"))

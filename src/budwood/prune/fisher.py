@@ -155,7 +155,7 @@ class LayerFisher:
 
     def add(self, gradient: Tensor) -> None:
         """One more gradient, of the layer's shape."""
-        with self._rows.open("ab" if self._held else "wb") as file:
+        with _disk(self._rows.parent), self._rows.open("ab" if self._held else "wb") as file:
             file.write(self.cut.flat(gradient).float().numpy().data)
         self._held += 1
         if not self.few and self._held == self.most:
@@ -166,7 +166,7 @@ class LayerFisher:
         if self.few or not self._held:
             return
         exists = self._outer.exists()
-        with self._outer.open("r+b" if exists else "wb") as file:
+        with _disk(self._outer.parent), self._outer.open("r+b" if exists else "wb") as file:
             for a, b in self._chunks():
                 rows = self._read(a, b)
                 outer = rows.mT @ rows
@@ -204,27 +204,30 @@ class LayerFisher:
 
 @contextlib.contextmanager
 def workspace(plan: Plan) -> Iterator[Path]:
-    """An empty folder for large files, gone afterwards; what a killed run left in it goes first. A UserError where
-    the disk is full or cannot be written."""
-    scratch = None if plan.scratch is None else plan.scratch / f"fisher{distributed.rank()}"
-    folder = scratch
-    try:
-        if scratch is not None:
-            shutil.rmtree(scratch, ignore_errors=True)
-            scratch.mkdir(parents=True)
-        else:
+    """An empty folder for large files, gone afterwards; what a killed run left in it goes first."""
+    with _disk(plan.scratch or Path(tempfile.gettempdir())):
+        if plan.scratch is None:
             folder = Path(tempfile.mkdtemp(prefix="budwood-fisher-"))
-        assert folder is not None
+        else:
+            folder = plan.scratch / f"fisher{distributed.rank()}"
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.mkdir(parents=True)
+    try:
         yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _disk(place: Path) -> Iterator[None]:
+    """A UserError where the disk is full or cannot be written."""
+    try:
+        yield
     except OSError as problem:
-        place = folder or tempfile.gettempdir()
         raise UserError(
             f"the gradients cannot be kept in {place}: {problem.strerror or problem}; make room there, "
             "or ask for fewer (--option gradients=100)"
         ) from problem
-    finally:
-        if folder is not None:
-            shutil.rmtree(folder, ignore_errors=True)
 
 
 def room(folder: Path) -> int:

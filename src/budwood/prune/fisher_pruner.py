@@ -20,6 +20,10 @@ from .gmp import POST_TRAINING
 from .schedule import Cubic
 from .score import magnitude
 from .scored import Gradual, GradualOptions
+from .scratch import store, stored
+
+PASSES = "passes.safetensors"
+"""The file with the network after the last finished pass of pruning at once."""
 
 
 class FisherOptions(GradualOptions):
@@ -67,8 +71,13 @@ class FisherPruner(Gradual):
         if self.select(magnitude(model, names), mask, sparsity).kept == mask.kept:
             return mask
         targets = self.targets(mask.restricted(names).sparsity, sparsity)
-        for i, target in enumerate(targets):
-            mask = self._pass(model, mask, target, step * len(targets) + i, (i, len(targets)))
+        # A pass takes minutes, and its gradients are gone with it: a run that is broken off goes on with the next one.
+        path = self.plan_.scratch / PASSES if self.plan_.scratch is not None and len(targets) > 1 else None
+        first, mask = _resumed(stored(path), model, mask)
+        for i in range(first, len(targets)):
+            mask = self._pass(model, mask, targets[i], step * len(targets) + i, (i, len(targets)))
+            if distributed.rank() == 0:
+                store(path, _facts(i + 1, model, mask))
         return mask
 
     @torch.no_grad()
@@ -154,6 +163,22 @@ class FisherPruner(Gradual):
     def _tell(self) -> None:
         self._done += 1
         self.plan_.told(self._done, self._all)
+
+
+def _facts(done: int, model: nn.Module, mask: Mask) -> dict[str, Tensor]:
+    weights = {f"weight.{name}": model.get_parameter(name).detach() for name in mask}
+    return {"done": torch.tensor(done), **{f"mask.{name}": mask[name] for name in mask}, **weights}
+
+
+@torch.no_grad()
+def _resumed(facts: dict[str, Tensor] | None, model: nn.Module, mask: Mask) -> tuple[int, Mask]:
+    """How many passes are done, and the mask after them; the weights are put into the model."""
+    facts = distributed.from_first(facts)
+    if facts is None:
+        return 0, mask
+    for name in mask:
+        model.get_parameter(name).copy_(facts[f"weight.{name}"])
+    return int(facts["done"]), Mask({name: facts[f"mask.{name}"] for name in mask})
 
 
 def group_solved(inverse: Inverse, weights: Tensor, size: int) -> Tensor:

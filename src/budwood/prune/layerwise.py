@@ -11,17 +11,16 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import safetensors.torch
 import torch
 from pydantic import Field
 from torch import Tensor, nn
 
 from ..core.errors import UserError
-from ..core.files import write_atomic
 from ..core.mask import Mask
 from .allocation import Allocation, layer_counts
 from .inputs import products
 from .scored import Scored, ScoreOptions
+from .scratch import store, stored
 from .structure import Structure, parse
 
 RANK = 1e-7
@@ -159,16 +158,14 @@ class _Work:
     ) -> Iterator[tuple[str, dict[str, Tensor]]]:
         """Name and result of every layer in order: from its file, or made now."""
         paths = {name: self._path(what, name) for name in self.names}
-        missing = [name for name, path in paths.items() if path is None or not path.exists()]
-        fresh = self._layers(missing)
+        there = {name: found for name, path in paths.items() if (found := stored(path)) is not None}
+        fresh = self._layers([name for name in self.names if name not in there])
         for name, path in paths.items():
-            if name in missing:
-                found = make(next(fresh))
-                if path is not None:
-                    write_atomic(path, safetensors.torch.save(found))
+            if name in there:
+                found = there[name]
             else:
-                assert path is not None
-                found = safetensors.torch.load_file(path)
+                found = make(next(fresh))
+                store(path, found)
             self.done += 1
             self.pruner.plan_.told(self.done, total)
             yield name, found

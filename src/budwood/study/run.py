@@ -156,14 +156,12 @@ class Runner:
             progress=None if told is None else lambda done, total: told(done, total, math.nan),
         )  # fmt: skip
         network.module.to(self.device)
-        try:
-            pruned = prune_at_once(network, pruner, self._calibration(network), self.workers, with_head, plan)
-            if pruner.tags.data != "none" and distributed.rank() == 0:
-                pruned.checkpoint().save(stored)
+        pruned = prune_at_once(network, pruner, self._calibration(network), self.workers, with_head, plan)
+        if pruner.tags.data != "none" and distributed.rank() == 0:
+            pruned.checkpoint().save(stored)
+        distributed.meet()  # others may still be reading there
+        if distributed.rank() == 0:
             shutil.rmtree(scratch, ignore_errors=True)
-        except Exception:  # not Ctrl-C: what is done so far is for the next try
-            shutil.rmtree(scratch, ignore_errors=True)
-            raise
         return pruned
 
     def _keeps_head(self, spec: RunSpec, network: Network) -> bool:

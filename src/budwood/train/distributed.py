@@ -53,6 +53,12 @@ def from_first(value: Any) -> Any:
     return box[0]
 
 
+def meet() -> None:
+    """Go on when every process has come here."""
+    if world() > 1:
+        dist.barrier()
+
+
 def mask_from_first(mask: Mask) -> Mask:
     """Rank 0's mask, everywhere."""
     if world() == 1:

@@ -197,6 +197,41 @@ def test_a_full_disk_is_one_line_and_leaves_nothing(tmp_path: Path) -> None:
     assert "\n" not in str(error.value) and list(tmp_path.iterdir()) == []
 
 
+def test_only_what_is_written_is_a_full_disk(tmp_path: Path) -> None:
+    """A photograph that is gone while gradients are drawn is another matter."""
+
+    def gone(size: int, salt: int) -> Any:
+        raise FileNotFoundError("photo.jpg")
+
+    with pytest.raises(FileNotFoundError, match=r"photo\.jpg"):
+        make().start(toy_network(), Mask.ones(prunable(toy_network())), Plan(0, 0, batches=gone, scratch=tmp_path))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_run_that_is_broken_off_goes_on_with_the_next_pass(tmp_path: Path) -> None:
+    """Three passes of 6 gradients and twice 3 layers; broken off in the third. What is read is not drawn again."""
+    found, model = at_once(make(recomputations=3))
+    told: list[int] = []
+
+    def stop(done: int, total: int) -> None:
+        told.append(done)
+        if done == 2 * 12 + 3:
+            raise KeyboardInterrupt
+
+    for damaged in (False, True):
+        with pytest.raises(KeyboardInterrupt):
+            at_once(make(recomputations=3), scratch=tmp_path, progress=stop)
+        (kept,) = tmp_path.iterdir()
+        if damaged:
+            kept.write_bytes(kept.read_bytes()[:-10])
+        told.clear()
+        again, other = at_once(make(recomputations=3), scratch=tmp_path, progress=lambda done, _: told.append(done))
+        assert told[0] == (1 if damaged else 25) and told[-1] == 36
+        assert again == found
+        assert all(torch.equal(t, other.state_dict()[n]) for n, t in model.state_dict().items())
+        kept.unlink()
+
+
 def test_too_little_room_is_refused_before_a_gradient_is_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fisher_pruner, "room", lambda folder: 10_000)
     told: list[int] = []
