@@ -1,5 +1,6 @@
 """Every registered method keeps the methods' contract, and the contract finds those that do not."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -11,8 +12,11 @@ from budwood.core.mask import Mask
 from budwood.core.pruner import Plan, Pruner, Tags
 from budwood.core.registry import methods
 from budwood.prune.allocation import mask_by_score
+from budwood.prune.gmp import GMP
 from budwood.prune.magnitude import Magnitude
+from budwood.prune.random_mask import Random
 from budwood.prune.rigl import RigL
+from budwood.prune.wanda import Wanda
 from budwood.testing.pruners import check_pruner
 
 
@@ -104,6 +108,26 @@ class Forgets(Magnitude):
         self.count_ += 1
         return self.prune_to(model, mask, self.sparsity) if self.count_ == 5 else mask
 
+    def settled(self, step: int) -> bool:
+        return step >= 4
+
+
+class Hasty(GMP):
+    """Would have an epoch before the last update be the best."""
+
+    def settled(self, step: int) -> bool:
+        return True
+
+
+class Draws(Random):
+    tags = Tags(patterns=True)
+
+
+class Reads(Wanda):
+    """Says that it goes by labels, and goes by images alone."""
+
+    tags = replace(Wanda.tags, data="labels")
+
 
 class Looks(RigL):
     """At gradients that it says it does not look at."""
@@ -128,6 +152,9 @@ LIARS: list[tuple[type[Pruner], str]] = [
     (Late, "gradual=False"),
     (Revives, "gradual=False|revives=False"),
     (Forgets, "gone on with"),
+    (Hasty, "settled"),
+    (Draws, "seeded=False"),
+    (Reads, "data='labels'"),
     (Looks, "looks_at_gradients"),
     (Boasts, "edits_weights=True"),
     (Dense, "to one weight"),

@@ -410,6 +410,23 @@ def test_a_loss_that_is_not_finite_is_one_line(what: str) -> None:
     assert "\n" not in str(caught.value)
 
 
+def test_after_a_loss_that_is_not_finite_in_a_later_epoch_it_goes_on_from_the_one_before(tmp_path: Path) -> None:
+    """The state of the epochs before stays; with the image mended the run ends as one that was never broken."""
+
+    class Spoilt(Recorded):
+        def set_epoch(self, epoch: int) -> None:
+            if epoch == 2:
+                self.images[7, 0, 0, 0] = math.inf
+
+    mask, state, whole, mended = some_kept(network(), 0.5, 0), tmp_path / "state", network(), network()
+    fit(whole, settings(), Pruner(), mask).run()
+    with pytest.raises(UserError, match=r"the loss became (nan|inf) at step (8|9|10|11);"):
+        fit(network(), settings(), Pruner(), mask, train=Spoilt(), state_path=state).run()
+    assert load_state(state)[1]["step"] == 2 * IMAGES // BATCH
+    fit(mended, settings(), Pruner(), mask, state_path=state).run()
+    assert all(torch.equal(t, mended.state_dict()[n]) for n, t in whole.state_dict().items())
+
+
 def test_weights_that_overflow_in_the_very_last_step_are_one_line() -> None:
     """No later loss tells of it but the validation's."""
     recipe = settings(lr=1e30, epochs=1, batch_size=IMAGES)

@@ -71,8 +71,9 @@ class FisherPruner(Gradual):
         if self.select(magnitude(model, names), mask, sparsity).kept == mask.kept:
             return mask
         targets = self.targets(mask.restricted(names).sparsity, sparsity)
-        # A pass takes minutes, and its gradients are gone with it: a run that is broken off goes on with the next one.
-        path = self.plan_.scratch / PASSES if self.plan_.scratch is not None and len(targets) > 1 else None
+        # A pass takes minutes: pruning at once that is broken off goes on with the next one. A training has its state.
+        kept = self.plan_.scratch is not None and self.plan_.steps == 0 and len(targets) > 1
+        path = self.plan_.scratch / PASSES if kept else None
         first, mask = _resumed(stored(path), model, mask)
         for i in range(first, len(targets)):
             mask = self._pass(model, mask, targets[i], step * len(targets) + i, (i, len(targets)))

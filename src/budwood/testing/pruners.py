@@ -3,7 +3,7 @@
 import contextlib
 import tempfile
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +51,7 @@ def _check(name: str, options: dict[str, Any], wanted: float) -> None:
     traced = trace(make, dense)
     _check_tags(make(), traced)
     _check_density(make(), traced, dense)
+    _check_settled(make(), traced)
     _check_ties(make, dense)
     _check_from_sparse(make, dense)
     again = trace(make, dense)
@@ -88,6 +89,10 @@ class Trace:
     """In force at the start, after each step, and at the end."""
     edits: list[str] = field(default_factory=list)
     """Where the method changed a weight that it keeps, other than through the optimizer."""
+    settled: list[bool] = field(default_factory=list)
+    """Whether the method says so at the end of each epoch."""
+    sparsity: list[float] = field(default_factory=list)
+    """Of the network as it would be deployed, at the end of each epoch."""
     parameters: int = 0
     final: dict[str, Tensor] = field(default_factory=dict)
 
@@ -111,6 +116,9 @@ def trace(make: Make, mask: Mask, model: nn.Module | None = None, **fit: Any) ->
     inner, training.progress = training.progress, after_step
     fitted = training.run()
     traced.masks.append(fitted.mask)
+    traced.sparsity = [row["sparsity"] for row in fitted.history]
+    per_epoch = training.plan.steps_per_epoch
+    traced.settled = [pruner.settled((epoch + 1) * per_epoch - 1) for epoch in range(len(traced.sparsity))]
     traced.parameters = len(pruner.parameters())
     traced.final = {n: t.detach().clone() for n, t in model.state_dict().items()}
     assert fitted.mask.holds(model), "the final mask does not hold"
@@ -118,10 +126,13 @@ def trace(make: Make, mask: Mask, model: nn.Module | None = None, **fit: Any) ->
 
 
 def _watched(pruner: Pruner, moment: str, traced: Trace) -> Callable[..., Mask]:
-    """The method's function, with the weights compared before and after; the first mask is noted."""
+    """The method's function, with the weights compared before and after; the first mask is noted. What is said to need
+    no images is given none but those that it is trained on."""
     original = getattr(pruner, moment)
 
     def call(model: nn.Module, mask: Mask, *rest: Any) -> Mask:
+        if moment == "start" and pruner.tags.data == "none":
+            rest = (replace(rest[0], batches=None), *rest[1:])
         before = {n: p.detach().clone() for n, p in model.named_parameters()}
         found: Mask = original(model, mask, *rest)
         for n, p in model.named_parameters():
@@ -176,6 +187,17 @@ def _check_mask(pruner: Pruner, last: Mask, given: Mask) -> None:
             assert int(kept.sum(1).max()) <= pattern.most, f"{name} has a group with too many weights"
         else:
             assert torch.equal(kept, kept.any(1, keepdim=True) & before), f"{name} has a block that went in part"
+
+
+def _check_settled(pruner: Pruner, traced: Trace) -> None:
+    """Where the method says that the sparsity is the final one, the network as it would be deployed has it; and it
+    says so in the end."""
+    assert traced.settled[-1], "settled() is False after the last epoch: none could be the best"
+    last = traced.masks[-1]
+    for epoch, (settled, sparsity) in enumerate(zip(traced.settled, traced.sparsity, strict=True)):
+        if settled and pruner.tags.density == "exact":
+            missed = abs(sparsity - last.sparsity) * last.total
+            assert missed < pruner.unit(), f"settled() is True in epoch {epoch} at a sparsity of {sparsity:.2%}"
 
 
 def _check_ties(make: Make, dense: Mask) -> None:
@@ -249,34 +271,45 @@ def _spoilt(pruner: Pruner) -> Pruner:
     return pruner
 
 
-def _draw(seed: int = 0) -> Any:
-    return batches_from(toy_data(), seed, 0, torch.device("cpu"))
+def _draw(seed: int = 0, shift: int = 0) -> Any:
+    """Batches of the toy's images, whose labels are moved on by `shift` classes."""
+    images, targets = toy_data(64).tensors
+    return batches_from(TensorDataset(images, (targets + shift) % 5), seed, 0, torch.device("cpu"))
 
 
 def _check_at_once(make: Make, dense: Mask) -> None:
     """Without a training: the density is met, the seed matters if the tag says so, and what the network is but for
     its weights stays as it was; without labels as well, and resumed after it was broken off."""
 
-    def prune(seed: int = 0, **plan: Any) -> tuple[Mask, nn.Module]:
+    tags = make().tags
+
+    def prune(seed: int = 0, shift: int = 0, **plan: Any) -> tuple[Mask, nn.Module]:
         model = toy_network()
-        if make().tags.edits_weights:
+        if tags.edits_weights:
             model.eval()
-        found = make().start(model, dense, Plan(0, 0, seed, _draw(seed), **plan))
+        draw = None if tags.data == "none" else _draw(seed, shift)
+        found = make().start(model, dense, Plan(0, 0, seed, draw, **plan))
         _check_mask(make(), found, dense)
         return found, model
 
+    def same(one: tuple[Mask, nn.Module], other: tuple[Mask, nn.Module]) -> bool:
+        weights = zip(one[1].parameters(), other[1].parameters(), strict=True)
+        return one[0] == other[0] and all(torch.equal(a, b) for a, b in weights)
+
     found, model = prune()
-    again, _ = prune()
-    assert found == again, "pruning at once with the same seed makes different masks"
-    other, _ = prune(seed=1)
-    if not make().tags.seeded:
-        assert other == found, "the tag says seeded=False, but another seed made another mask"
+    assert same((found, model), prune()), "pruning at once with the same seed comes to another network"
+    seeded = not same((found, model), prune(seed=1))
+    assert seeded == tags.seeded, f"the tag says seeded={tags.seeded}, seen was {seeded}"
+    labels = not same((found, model), prune(shift=1))
+    assert labels == (tags.data == "labels"), (
+        f"the tag says data={tags.data!r}, other labels made a difference: {labels}"
+    )
     fresh = toy_network().state_dict()
     for name, value in model.state_dict().items():
         if name not in dense:
             assert torch.equal(value, fresh[name]), f"{name} is not a pruned weight, and was changed"
     assert all(p.grad is None for p in model.parameters()), "gradients are left over"
-    if make().tags.data == "labels":
+    if tags.data == "labels":
         prune(labelled=False)
 
 

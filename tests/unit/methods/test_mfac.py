@@ -17,7 +17,7 @@ from budwood.models.network import prunable
 from budwood.prune import fisher
 from budwood.prune.fisher import Cut, LayerFisher, by_gradients
 from budwood.prune.mfac import MFAC, MFACOptions
-from budwood.prune.schedule import exponential
+from budwood.prune.schedule import Cubic, exponential
 from budwood.testing.pruners import RECIPE, sparse_mask, toy_data, toy_network
 from budwood.train.data import batches_from
 from budwood.train.fit import Fit
@@ -249,3 +249,24 @@ def test_the_authors_settings_are_valid() -> None:
     moments = MFACOptions(**paper.options).schedule.at(paper.sparsity, 10)
     assert list(moments) == [0, 2, 4] and moments[0] == 0.5 and moments[4] == 0.875
     assert next(iter(MFAC.papers)) == "cifar10"
+
+
+def test_momentum_begins_anew_with_every_update() -> None:
+    """At the steps of an update the momentum is that step's gradient alone, at others it is not."""
+    model, data = toy_network(), toy_data()
+    options = MFACOptions(
+        gradients=4, batch=4, block=50, recomputations=1, schedule=Cubic(start=0.2, end=0.8, updates=3)
+    )
+    recipe = RECIPE.model_copy(update={"weight_decay": 0.0})
+    training = Fit(model, MFAC(0.7, options), Mask.ones(prunable(model, head=True)), data, data, recipe)
+    alone: list[int] = []
+
+    def watch(done: int, total: int, loss: float) -> None:
+        norm = model.get_parameter("1.weight")  # not in the mask
+        if torch.equal(training.optimizer.state[norm]["momentum_buffer"], norm.grad):
+            alone.append(done - 1)
+
+    training.progress = watch
+    training.run()
+    assert isinstance(training.pruner, MFAC)
+    assert alone == sorted({0, *training.pruner.moments_}) and len(alone) == 4
