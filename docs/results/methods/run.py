@@ -40,7 +40,7 @@ EPOCHS = 30
 
 @dataclass(frozen=True)
 class Cell:
-    """One run: `name` without the seed, and what is added to `budwood prune`."""
+    """One run: `name` without the seed, and the method's options."""
 
     name: str
     method: str
@@ -48,7 +48,7 @@ class Cell:
     sparsity: float
     seed: int
     epochs: int
-    extra: tuple[str, ...] = ()
+    options: tuple[str, ...] = ()
 
     @property
     def key(self) -> str:
@@ -63,7 +63,8 @@ class Cell:
         sparsity = ["--sparsity", f"{self.sparsity:g}"] if self.sparsity else []
         return [
             "prune", *model, "--method", self.method, *sparsity, "--data", data, "--seed", str(self.seed), "--epochs",
-            str(self.epochs), *(SCRATCH if self.start == "scratch" else ON), *self.extra,
+            str(self.epochs), *(SCRATCH if self.start == "scratch" else ON),
+            *(word for option in self.options for word in ("--option", option)),
         ]  # fmt: skip
 
 
@@ -92,30 +93,14 @@ def _study(sparsity: float, seed: int) -> Iterator[Cell]:
 def _others(seed: int) -> Iterator[Cell]:
     """All other methods at 90 %, each with what its family has."""
     for method in ("random", "st3", "set", "snfs", "topkast", "cram", "l1", "snip", "grasp", "synflow"):
-        extra = ("--option", "allocation=erk") if method == "random" else ()
-        yield Cell(f"{method}-90", method, "scratch", 0.9, seed, EPOCHS, extra)
-    yield Cell(
-        "gmp-scratch-90",
-        "gmp",
-        "scratch",
-        0.9,
-        seed,
-        EPOCHS,
-        (
-            "--option",
-            "allocation=uniform",
-            "--option",
-            "keep_dense=[]",
-            "--option",
-            "schedule.start=0.2",
-            "--option",
-            "schedule.end=0.79",
-        ),
-    )
+        options = ("allocation=erk",) if method == "random" else ()
+        yield Cell(f"{method}-90", method, "scratch", 0.9, seed, EPOCHS, options)
+    recipe = ("allocation=uniform", "keep_dense=[]", "schedule.start=0.2", "schedule.end=0.79")
+    yield Cell("gmp-scratch-90", "gmp", "scratch", 0.9, seed, EPOCHS, recipe)
     yield Cell("rigl-3x-90", "rigl", "scratch", 0.9, seed, 3 * EPOCHS)
     yield Cell("lth-90", "lth", "scratch", 0.9, seed, 36)
     for control in ("random-mask", "random-reinit"):
-        yield Cell(f"lth-{control}-90", "lth", "scratch", 0.9, seed, 36, ("--option", f"control={control}"))
+        yield Cell(f"lth-{control}-90", "lth", "scratch", 0.9, seed, 36, (f"control={control}",))
     # What the epochs alone do for a network that has been trained.
     yield Cell("dense-on", "dense", "dense", 0, seed, EPOCHS)
     for method in ("random", "magnitude", "mfac", "obert", "cap", "exact-obs", "sparsegpt", "wanda"):

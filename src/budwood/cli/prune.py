@@ -108,8 +108,8 @@ def run(
         raise UserError("--distill teaches by the trained network, and --from-scratch has none: leave one of them out")
     opened = open_task(data, task) if trains else None
     network = _untrained(model, opened, seed) if from_scratch and opened else open_network(model)
-    anew = opened is not None and network.lineage.num_classes != len(opened.classes)  # the classifier, which is no part
-    scope = network.mask.without([f"{network.head}.weight"]) if anew else network.mask
+    # A classifier that will be made anew takes no part.
+    scope = network.mask if opened is None or network.knows(opened) else network.backbone
     pruner.check(network.module, scope, recipe.epochs if trains and tags.gradual else 0)
     images = Images(calibration) if calibration is not None else None
     facts = data_facts(opened, images.digest() if images else None)

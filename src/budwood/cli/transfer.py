@@ -209,7 +209,7 @@ def _check_network(network: Network, ways: Sequence[Transfer], sparsities: list[
     """What this network cannot do, before hours are spent on the runs that come first."""
     if "linear" in ways:
         check_linear_head(network)
-    already = network.mask.without([f"{network.head}.weight"]).sparsity
+    already = network.backbone.sparsity
     if sparsities and min(sparsities) < already - 1e-3:
         raise UserError(
             f"the network already has {already:.2%} zeros, more than the sparsity {min(sparsities):g} asked for; "
@@ -219,14 +219,13 @@ def _check_network(network: Network, ways: Sequence[Transfer], sparsities: list[
 
 def _check_pruning(network: Network, request: _Request, ways: Sequence[Transfer]) -> None:
     """What the method cannot do with this network, said before the dense one is trained."""
-    backbone = network.mask.without([f"{network.head}.weight"])
     for sparsity in request.sparsities:
         assert request.prune is not None  # `_check_request` has seen to that
         pruner = make_pruner(request.prune, sparsity, request.options)
         for way in ways:
             recipe = recipe_for(request.protocol, request.task, way, request.recipe)
             gradual = pruner.tags.gradual and way == "full"
-            pruner.check(network.module, backbone, recipe.epochs if gradual else 0)
+            pruner.check(network.module, network.backbone, recipe.epochs if gradual else 0)
 
 
 def _specs(request: _Request, way: Transfer, seed: int) -> list[RunSpec]:

@@ -14,6 +14,7 @@ from ..core.errors import UserError
 from ..core.files import read_bytes
 from ..core.mask import Mask
 from ..core.registry import sources
+from ..core.task import Task
 from . import files
 from .published import Contents
 
@@ -38,6 +39,15 @@ class Network:
     @property
     def head(self) -> str:
         return head_of(self.module)
+
+    @property
+    def backbone(self) -> Mask:
+        """The mask without the classifier's weight."""
+        return self.mask.without([f"{self.head}.weight"])
+
+    def knows(self, task: Task | None) -> bool:
+        """Whether the classifier is one for the task's classes, as far as their number tells."""
+        return task is not None and self.lineage.num_classes == len(task.classes)
 
 
 def head_of(module: nn.Module) -> str:

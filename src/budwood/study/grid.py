@@ -184,8 +184,7 @@ def _check_downstream(pruning: Pruning, network: Network, way: Transfer, recipe:
     gradual = way == "full" and pruner.tags.gradual
     if not gradual and not pruner.tags.at_once:
         raise UserError(f"{pruning.method} prunes while it trains, and a linear head trains nothing else; leave it out")
-    backbone = network.mask.without([f"{network.head}.weight"])
-    pruner.check(network.module, backbone, recipe.epochs if gradual else 0)
+    pruner.check(network.module, network.backbone, recipe.epochs if gradual else 0)
 
 
 def _different(names: list[str], what: str, how: str) -> None:

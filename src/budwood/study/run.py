@@ -166,8 +166,7 @@ class Runner:
 
     def _keeps_head(self, spec: RunSpec, network: Network) -> bool:
         """Whether the network is trained, or pruned, on the classes that it knows."""
-        known = self.task is not None and network.lineage.num_classes == len(self.task.classes)
-        return spec.transfer == "none" and known
+        return spec.transfer == "none" and network.knows(self.task)
 
     def _calibration(self, network: Network) -> Dataset[Any] | None:
         view = transforms(network.lineage.preprocessing, train=False)
@@ -208,7 +207,7 @@ class Runner:
             return None
         if spec.teacher is not None:
             teacher = from_checkpoint(Checkpoint.load(self.root / spec.teacher / CHECKPOINT))
-        elif self.task is not None and self.network.lineage.num_classes == len(self.task.classes):
+        elif self.network.knows(self.task):
             teacher = self.network.copy()
         else:
             raise UserError("--distill needs a dense network that knows the classes; leave out --no-dense")
@@ -355,7 +354,7 @@ def prune_at_once(
         raise UserError("this method prunes while it trains; give images to train on, or choose another one")
     if images is None and tags.data != "none":
         raise UserError("this method looks at images: give --calibration IMAGES, or --data to train on as well")
-    scope = network.mask if with_head else network.mask.without([f"{network.head}.weight"])
+    scope = network.mask if with_head else network.backbone
     if images is not None:
         device = next(network.module.parameters()).device
         plan = replace(plan, batches=batches_from(images, plan.seed, workers, device))

@@ -27,7 +27,7 @@ class Start:
     @classmethod
     def of(cls, network: Network) -> "Start":
         lineage = network.lineage
-        sparsity = network.mask.without([f"{network.head}.weight"]).sparsity
+        sparsity = network.backbone.sparsity
         pruned: dict[str, Any] = {}
         if sparsity > 0:
             pruned = {"method": lineage.method, "where": "upstream", "sparsity": sparsity}
