@@ -11,7 +11,11 @@ from torch import Tensor
 
 from budwood.core.errors import UserError
 from budwood.core.mask import Mask
+from budwood.core.pruner import Plan
+from budwood.models.network import build
 from budwood.prune.allocation import mask_by_score, str_budget
+from budwood.prune.magnitude import Magnitude
+from budwood.prune.scored import ScoreOptions
 from budwood.prune.structure import groups, parse, protected, ungroup
 
 SHAPES = [(4, 8, 3, 3), (3, 8), (5, 16, 1, 1)]
@@ -119,6 +123,18 @@ def test_what_cannot_be() -> None:
         mask_by_score(scores, dense, 0.5, "global", "1x3")
     with pytest.raises(UserError, match="not finite"):
         mask_by_score(scores | {"1.weight": torch.full((3, 8), torch.nan)}, dense, 0.5, "global", "1x4")
+
+
+def test_layers_that_a_pattern_does_not_divide_can_be_left_out() -> None:
+    """EfficientNet-B0's squeeze-excite has layers of 6 and 10 inputs: refused, until they are left out by name."""
+    network = build("timm:efficientnet_b0", 10)
+    with pytest.raises(UserError, match=r"2:4 does not divide .* --option keep_dense=first,depthwise,undivided"):
+        Magnitude(0.5, ScoreOptions(pattern="2:4")).check(network.module, network.mask, 0)
+    options = ScoreOptions(pattern="2:4", keep_dense=("first", "depthwise", "undivided"))
+    found = Magnitude(0.5, options).start(network.module, network.mask, Plan(0, 0))
+    inputs = {name: kept.shape[1] for name, kept in found.items() if int(kept.sum()) == kept.numel()}
+    assert set(inputs.values()) == {1, 3, 6, 10} and sum(width in (6, 10) for width in inputs.values()) == 4
+    assert all(2 * int(kept.sum()) == kept.numel() for name, kept in found.items() if name not in inputs)
 
 
 # -- STR's budgets ----------------------------------------------------------------------------------------------

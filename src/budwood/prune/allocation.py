@@ -21,7 +21,7 @@ from ..models.network import head_of
 from .structure import SINGLE, groups, parse, protected, require_divisible, ungroup
 
 Allocation = Literal["global", "uniform", "erk", "str"]
-Part = Literal["first", "classifier", "depthwise"]
+Part = Literal["first", "classifier", "depthwise", "undivided"]
 
 CONVENTIONS: dict[str, tuple[Part, ...]] = {
     "global": (),
@@ -35,8 +35,9 @@ PATTERN_CONVENTION: tuple[Part, ...] = ("first", "depthwise")
 """What stays dense in any case where groups are pruned: three input channels, or one, make no group."""
 
 
-def kept_dense(model: nn.Module, parts: tuple[Part, ...]) -> set[str]:
-    """Weight names of the first convolution, the classifier and the depthwise convolutions, those in `parts`."""
+def kept_dense(model: nn.Module, parts: tuple[Part, ...], size: int = 1) -> set[str]:
+    """Weight names of the first convolution, the classifier, the depthwise convolutions and the layers whose input
+    channels do not fall into groups of `size`: those in `parts`."""
     convolutions = [(n, m) for n, m in model.named_modules() if isinstance(m, nn.Conv2d)]
     names: set[str] = set()
     if "first" in parts and convolutions:
@@ -45,6 +46,9 @@ def kept_dense(model: nn.Module, parts: tuple[Part, ...]) -> set[str]:
         names.add(head_of(model))
     if "depthwise" in parts:
         names |= {n for n, m in convolutions if m.groups > 1 and m.groups == m.in_channels}
+    if "undivided" in parts:
+        layers = ((n, m) for n, m in model.named_modules() if isinstance(m, nn.Conv2d | nn.Linear))
+        names |= {n for n, m in layers if m.weight.shape[1] % size}
     return {f"{name}.weight" for name in names}
 
 

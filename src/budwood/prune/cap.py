@@ -15,7 +15,6 @@ from ..core.spec import Recipe
 from .fisher import Inverse
 from .fisher_pruner import FisherOptions, FisherPruner, shared, solved
 from .schedule import Cubic
-from .structure import parse
 
 CACHED = 2**20
 """Numbers of the matrices that are worked on at once: the processor's cache should hold them."""
@@ -85,7 +84,7 @@ class CAP(FisherPruner):
 
     def _several(self) -> tuple[int, int] | None:
         """(M, N) of N:M, where of M neighbours in one block N stay; None for other patterns."""
-        structure = parse(self.options.pattern)
+        structure = self.structure
         return (structure.size, structure.most) if structure.kind == "n:m" else None
 
     def saliency(self, inverse: Inverse, weights: Tensor, present: Tensor) -> Tensor:

@@ -18,7 +18,6 @@ from ..core.registry import methods
 from ..core.spec import Recipe
 from .score import magnitude
 from .scored import Scored, ScoreOptions
-from .structure import parse
 
 
 class CrAMOptions(ScoreOptions):
@@ -70,7 +69,7 @@ class CrAM(Scored):
     def start(self, model: nn.Module, mask: Mask, plan: Plan) -> Mask:
         already = mask.restricted(self.layers(model, mask)).sparsity
         self.levels_ = [max(level, already) for level in self.options.levels]
-        if parse(self.options.pattern).kind == "n:m":
+        if self.structure.kind == "n:m":
             self.levels_ = [self.sparsity]
         for level in (self.sparsity, *self.levels_):
             self.prune_to(model, mask, level)  # what cannot be reached is refused now and not at the end

@@ -9,7 +9,7 @@ from ..core.registry import methods
 from ..core.spec import Recipe
 from .layerwise import Layer, Layerwise, Removals, cheapest, unit
 from .removal import Trace, trace
-from .structure import Structure, parse
+from .structure import Structure
 
 
 @methods.register("exact-obs")
@@ -51,12 +51,12 @@ class ExactOBS(Layerwise):
     }
 
     def settle(self, layer: Layer, count: int) -> tuple[Tensor, Tensor]:
-        structure = parse(self.options.pattern)
+        structure = self.structure
         kept = cut(layer, trace(layer, structure), structure, count)
         return solve(layer, kept), kept
 
     def removals(self, layer: Layer, sparsity: float) -> Removals:
-        structure = parse(self.options.pattern)
+        structure = self.structure
         found = trace(layer, structure)
         able = found.order >= 0
         return Removals(found.running()[able], _sizes(layer, found, structure)[able])

@@ -21,7 +21,7 @@ from .allocation import Allocation, layer_counts
 from .inputs import products
 from .scored import Scored, ScoreOptions
 from .scratch import store, stored
-from .structure import Structure, parse
+from .structure import Structure
 
 RANK = 1e-7
 """Of the mean diagonal: what is left of a column of H, given the others, below which it counts for none. The sums over
@@ -98,7 +98,7 @@ class Layerwise(Scored):
         shares = layer_counts(shapes, mask, sparsity, self.options.allocation, self.options.pattern)
         work = _Work(self, model, mask, names, step)
         counts = {name: most for group, most in shares for name in group}
-        if len(shares) < len(names) and parse(self.options.pattern).kind != "n:m":
+        if len(shares) < len(names) and self.structure.kind != "n:m":
             counts = work.shared_out(shares[0][1], sparsity)
         done = work.prune(counts)
         for name, (weight, _) in done.items():

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from typing import Literal
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from ..core.errors import UserError
@@ -19,7 +19,8 @@ from ..core.mask import Mask
 from ..core.pruner import Plan, Settings, Tags
 from ..core.registry import methods
 from ..core.spec import Recipe
-from .scored import Layered, LayerOptions
+from .scored import Layered, ScoreOptions
+from .structure import SINGLE
 
 
 def levels(sparsity: float, share: float) -> list[float]:
@@ -32,7 +33,7 @@ def levels(sparsity: float, share: float) -> list[float]:
     return [1 - (1 - share) ** k for k in range(1, rounds)] + [sparsity]
 
 
-class RoundOptions(LayerOptions):
+class RoundOptions(ScoreOptions):
     share: float = Field(0.2, ge=0.001, lt=1)
     """How much of what is left goes in a round."""
 
@@ -43,6 +44,12 @@ class TicketOptions(RoundOptions):
     control: Literal["none", "random-mask", "random-reinit"] = "none"
     """What the last training has in place of the ticket: as many weights of each layer at random places, or the
     ticket's places with weights that are drawn anew."""
+
+    @model_validator(mode="after")
+    def _of_single_weights(self) -> "TicketOptions":
+        if self.control == "random-mask" and self.pattern != SINGLE:
+            raise ValueError(f"the control random-mask draws single weights, and {self.pattern} has none")
+        return self
 
 
 class Rounds(Layered):
@@ -99,7 +106,14 @@ class Rounds(Layered):
 class LTH(Rounds):
     """As many rounds as the sparsity takes, and a training of the ticket that they find."""
 
-    tags = Tags(family="lottery-ticket", paper="Frankle & Carbin 2019", gradual=True, at_once=False, edits_weights=True)
+    tags = Tags(
+        family="lottery-ticket",
+        paper="Frankle & Carbin 2019",
+        gradual=True,
+        at_once=False,
+        edits_weights=True,
+        patterns=True,
+    )
     Options = TicketOptions
     brief = {"share": 0.34}
     cost = (

@@ -33,6 +33,7 @@ class PretrainedLTH(Rounds):
         at_once=False,
         edits_weights=True,
         recalibrates=True,
+        patterns=True,
     )
     Options = PretrainedOptions
     brief = {"share": 0.3}
@@ -62,8 +63,7 @@ class PretrainedLTH(Rounds):
         return max(1, len(levels(self.sparsity, self.options.share)) - self.options.trained)
 
     def layers(self, model: nn.Module, mask: Mask) -> list[str]:
-        parts = ("first", "classifier") if self.options.keep_dense is None else self.options.keep_dense
-        return participants(model, mask, self.options.model_copy(update={"keep_dense": parts}))
+        return participants(model, mask, self.options, ("first", "classifier"))
 
     def start(self, model: nn.Module, mask: Mask, plan: Plan) -> Mask:
         super().start(model, mask, plan)

@@ -12,7 +12,7 @@ from ..core.pruner import Options, Plan, Pruner
 from .allocation import CONVENTIONS, PATTERN_CONVENTION, Allocation, Part, kept_dense, mask_by_score
 from .schedule import Cubic
 from .score import magnitude
-from .structure import SINGLE, Pattern, parse
+from .structure import SINGLE, Pattern, Structure, parse
 
 
 def several(value: Any) -> Any:
@@ -44,21 +44,44 @@ class GradualOptions(ScoreOptions):
     schedule: Cubic = Cubic()
 
 
-def participants(model: nn.Module, mask: Mask, options: LayerOptions) -> list[str]:
-    """Names of the weights that take part, in the mask's order."""
+def participants(
+    model: nn.Module, mask: Mask, options: LayerOptions, convention: tuple[Part, ...] | None = None
+) -> list[str]:
+    """Names of the weights that take part, in the mask's order. `convention`: what is left out where the options do
+    not say; None for that of the allocation."""
+    parts = options.keep_dense
     pattern = getattr(options, "pattern", SINGLE)
-    if options.keep_dense is not None:
-        parts = options.keep_dense
-    else:
-        parts = CONVENTIONS[options.allocation] + (PATTERN_CONVENTION if pattern != SINGLE else ())
-    dense = kept_dense(model, parts)
+    if parts is None:
+        parts = CONVENTIONS[options.allocation] if convention is None else convention
+        parts += PATTERN_CONVENTION if pattern != SINGLE else ()
+    dense = kept_dense(model, parts, parse(pattern).size)
     return [name for name in mask if name not in dense]
 
 
 class Layered(Pruner):
-    """Prunes the layers that its options leave it, each to the share that the allocation gives it."""
+    """Prunes the layers that its options leave it, each to the share that the allocation gives it, in their pattern if
+    they have one."""
 
     Options = LayerOptions
+
+    def __init__(self, sparsity: float = 0.0, options: Any = None) -> None:
+        super().__init__(sparsity, options)
+        structure = self.structure
+        most = 1 - structure.most / structure.size
+        if structure.kind == "n:m" and abs(sparsity - most) > 1e-6:
+            raise UserError(f"{self.pattern} makes {most:g} zeros in the layers it prunes, not {sparsity:g}")
+
+    @property
+    def pattern(self) -> str:
+        return str(getattr(self.options, "pattern", SINGLE))
+
+    @property
+    def structure(self) -> Structure:
+        """What the pattern says."""
+        return parse(self.pattern)
+
+    def unit(self) -> int:
+        return self.structure.size if self.structure.kind == "block" else 1
 
     def layers(self, model: nn.Module, mask: Mask) -> list[str]:
         return participants(model, mask, self.options)
@@ -73,25 +96,14 @@ class Layered(Pruner):
         return self.select(magnitude(model, self.layers(model, mask)), mask, sparsity)
 
     def select(self, scores: Mapping[str, Tensor], mask: Mask, sparsity: float) -> Mask:
-        """`mask` with only the highest scores kept, as the allocation says."""
-        return mask_by_score(scores, mask, sparsity, self.options.allocation)
+        """`mask` with only the highest scores kept, as allocation and pattern say."""
+        return mask_by_score(scores, mask, sparsity, self.options.allocation, self.pattern)
 
 
 class Scored(Layered):
     """Prunes at once, by `scores`. A method that also changes the weights it keeps extends `prune_to`."""
 
     Options = ScoreOptions
-
-    def __init__(self, sparsity: float = 0.0, options: Any = None) -> None:
-        super().__init__(sparsity, options)
-        structure = parse(self.options.pattern)
-        most = 1 - structure.most / structure.size
-        if structure.kind == "n:m" and abs(sparsity - most) > 1e-6:
-            raise UserError(f"{self.options.pattern} makes {most:g} zeros in the layers it prunes, not {sparsity:g}")
-
-    def unit(self) -> int:
-        structure = parse(self.options.pattern)
-        return structure.size if structure.kind == "block" else 1
 
     def start(self, model: nn.Module, mask: Mask, plan: Plan) -> Mask:
         self.plan_ = plan
@@ -104,10 +116,6 @@ class Scored(Layered):
     def scores(self, model: nn.Module, mask: Mask, sparsity: float, step: int) -> dict[str, Tensor]:
         """Name -> how much each weight matters, for every one of `layers`; the least go first."""
         raise NotImplementedError
-
-    def select(self, scores: Mapping[str, Tensor], mask: Mask, sparsity: float) -> Mask:
-        """`mask` with only the highest scores kept, as allocation and pattern say."""
-        return mask_by_score(scores, mask, sparsity, self.options.allocation, self.options.pattern)
 
 
 class Gradual(Scored):

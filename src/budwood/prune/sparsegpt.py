@@ -9,7 +9,7 @@ from ..core.registry import methods
 from ..core.spec import Recipe
 from .allocation import spread
 from .layerwise import Layer, Layerwise, Removals, unit
-from .structure import Structure, parse
+from .structure import Structure
 
 SPAN = 128
 """Columns whose mask is chosen at once, as in the authors' code."""
@@ -54,12 +54,12 @@ class SparseGPT(Layerwise):
     }
 
     def settle(self, layer: Layer, count: int) -> tuple[Tensor, Tensor]:
-        weight, kept, _ = sweep(layer, parse(self.options.pattern), count)
+        weight, kept, _ = sweep(layer, self.structure, count)
         return torch.where(kept & layer.dead[:, None], layer.weight, weight), kept
 
     def removals(self, layer: Layer, sparsity: float) -> Removals:
         """Every weight or block by the score that it is chosen by at `sparsity`, which is what it adds to the error."""
-        structure = parse(self.options.pattern)
+        structure = self.structure
         count = min(int(layer.kept.sum()), round((1 - sparsity) * layer.kept.numel()))
         scores = sweep(layer, structure, count)[2].flatten()
         sizes = layer.kept.unflatten(2, (-1, unit(structure))).sum(3).flatten()

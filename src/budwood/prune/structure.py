@@ -69,8 +69,8 @@ def require_divisible(shapes: Mapping[str, tuple[int, ...]], pattern: str) -> No
             fit = ", ".join(str(n) for n in range(2, min(shape[1], 64) + 1) if shape[1] % n == 0)
             raise UserError(
                 f"{pattern} does not divide the {shape[1]} input channels of {name.removesuffix('.weight')}, which "
-                f"fall into groups of {fit or 'one alone'}; choose another pattern, or keep the layer dense if "
-                "keep_dense can name it (first, depthwise, classifier)"
+                f"fall into groups of {fit or 'one alone'}; choose another pattern, or keep such layers dense: "
+                "--option keep_dense=first,depthwise,undivided"
             )
 
 

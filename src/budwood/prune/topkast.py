@@ -12,10 +12,10 @@ from ..core.pruner import Plan, Settings, Tags
 from ..core.registry import methods
 from .allocation import Allocation
 from .regrow import IMAGENET
-from .scored import Layered, LayerOptions
+from .scored import Layered, ScoreOptions
 
 
-class TopKASTOptions(LayerOptions):
+class TopKASTOptions(ScoreOptions):
     allocation: Allocation = "uniform"
     """How the sparsities of A and B are shared among the layers: the same in each, as in the paper, or another."""
     backward: float = Field(0.5, ge=0, lt=1)
@@ -35,7 +35,9 @@ class TopKAST(Layered):
     touched. The network that is handed over is A, chosen anew from the last weights.
     """
 
-    tags = Tags(family="re-growth", paper="Jayakumar et al. 2020", gradual=True, at_once=False, decays=True)
+    tags = Tags(
+        family="re-growth", paper="Jayakumar et al. 2020", gradual=True, at_once=False, decays=True, patterns=True
+    )
     Options = TopKASTOptions
     brief = {"every": 2}
     cost = (

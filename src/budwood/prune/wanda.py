@@ -15,7 +15,6 @@ from .allocation import Allocation, layer_counts, require_finite, spread
 from .inputs import squares
 from .layerwise import from_rows, to_rows
 from .scored import Scored, ScoreOptions
-from .structure import parse
 
 
 class WandaOptions(ScoreOptions):
@@ -72,7 +71,7 @@ class Wanda(Scored):
         return found
 
     def select(self, scores: Mapping[str, Tensor], mask: Mask, sparsity: float) -> Mask:
-        pattern = parse(self.options.pattern)
+        pattern = self.structure
         if self.options.group == "layer" or pattern.kind == "n:m":
             return super().select(scores, mask, sparsity)
         shapes = {name: tuple(score.shape) for name, score in scores.items()}

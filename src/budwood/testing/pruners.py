@@ -102,10 +102,12 @@ def trace(make: Make, mask: Mask, model: nn.Module | None = None, **fit: Any) ->
     model = toy_network() if model is None else model
     mask.apply_(model)
     pruner, traced = make(), Trace()
+    cycles = pruner.cycles(Plan(RECIPE.epochs, 1))
+    recipe = RECIPE.model_copy(update={"epochs": -(-RECIPE.epochs // cycles) * cycles})
     for moment in ("start", "update", "finish"):
         setattr(pruner, moment, _watched(pruner, moment, traced))
     data = toy_data()
-    training = Fit(model, pruner, mask, data, data, RECIPE, **fit)
+    training = Fit(model, pruner, mask, data, data, recipe, **fit)
 
     def after_step(done: int, total: int, loss: float) -> None:
         traced.masks.append(training.mask)

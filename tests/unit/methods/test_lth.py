@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from pydantic import ValidationError
 from torch import Tensor, nn
 
 from budwood.core.errors import UserError
@@ -237,3 +238,8 @@ def test_ticket_is_not_what_magnitude_finds_at_once() -> None:
     model = toy_network()
     dense = Mask.ones(prunable(model, head=True))
     assert fitted.mask != mask_by_score(magnitude(model, dense), dense, 0.7, "global")
+
+
+def test_places_at_random_are_single_weights() -> None:
+    with pytest.raises(ValidationError, match="random-mask draws single weights, and 2:4 has none"):
+        TicketOptions(control="random-mask", pattern="2:4")
