@@ -6,9 +6,10 @@ blocks at a time; a block's inverse, in float64, is never kept:
 
 - no more gradients than weights in a block: by Woodbury's identity, from the block's slice of the gradients G (N, c):
   F^-1 = (I - G^T (N dampening I + G G^T)^-1 G) / dampening;
-- more of them: from the sum of the outer products (c, c), into which the file is folded whenever it is full.
+- more of them: from the sum of the outer products (c, c); of more than 4 c the file is folded into it whenever it is
+  full.
 
-Disk: 4 N bytes a weight in the first case, 8 c + 4 max(c, 64) in the second.
+Disk: 4 N bytes a weight up to N = max(4 c, 64), 8 c + 4 max(c, 64) beyond.
 """
 
 import contextlib
@@ -142,7 +143,8 @@ class LayerFisher:
     def __init__(self, cut: Cut, path: Path, count: int) -> None:
         self.cut, self.count = cut, count
         self.few = count <= cut.block
-        self.most = count if self.few else min(count, max(cut.block, ROWS))
+        self.whole = count <= max(4 * cut.block, ROWS)
+        self.most = count if self.whole else max(cut.block, ROWS)
         """Gradients in the file at most."""
         self._rows, self._outer = path.with_suffix(".rows"), path.with_suffix(".outer")
         self._held = 0
@@ -150,7 +152,7 @@ class LayerFisher:
     @property
     def bytes(self) -> int:
         """On disk, at most."""
-        products = 0 if self.few else 8 * self.cut.block**2 * self.cut.blocks
+        products = 0 if self.whole else 8 * self.cut.block**2 * self.cut.blocks
         return 4 * self.most * self.cut.count + products
 
     def add(self, gradient: Tensor) -> None:
@@ -158,32 +160,33 @@ class LayerFisher:
         with _disk(self._rows.parent), self._rows.open("ab" if self._held else "wb") as file:
             file.write(self.cut.flat(gradient).float().numpy().data)
         self._held += 1
-        if not self.few and self._held == self.most:
+        if not self.whole and self._held == self.most:
             self.fold()
 
     def fold(self) -> None:
         """Add the file's gradients to the outer products, and begin it anew."""
-        if self.few or not self._held:
+        if not self._held:
             return
         exists = self._outer.exists()
         with _disk(self._outer.parent), self._outer.open("r+b" if exists else "wb") as file:
             for a, b in self._chunks():
-                rows = self._read(a, b)
-                outer = rows.mT @ rows
+                outer = _products(self._read(a, b))
                 if exists:
-                    outer += self._products(a, b)
+                    outer += self._folded(a, b)
                 file.seek(8 * a * self.cut.block**2)
                 file.write(outer.contiguous().numpy().data)
         self._held = 0
 
     def inverses(self, dampening: float, device: torch.device) -> Iterator[tuple[slice, Inverse]]:
         """(which blocks, their inverses on `device`), some blocks at a time, once all gradients are in."""
-        self.fold()
+        if not self.whole:
+            self.fold()
         for a, b in self._chunks():
             if self.few:
                 yield slice(a, b), by_gradients(self._read(a, b).to(device), self.count, dampening)
             else:
-                yield slice(a, b), by_products(self._products(a, b).to(device), self.count, dampening)
+                products = _products(self._read(a, b).to(device)) if self.whole else self._folded(a, b).to(device)
+                yield slice(a, b), by_products(products, self.count, dampening)
 
     def _chunks(self) -> list[tuple[int, int]]:
         step = max(1, CHUNK // (self.cut.block * max(self.cut.block, self.most)))
@@ -196,10 +199,15 @@ class LayerFisher:
         part = self.cut.padded(torch.from_numpy(np.array(held[:, a * c : b * c]))).transpose(0, 1)
         return torch.empty(part.shape, dtype=torch.float64).copy_(part)
 
-    def _products(self, a: int, b: int) -> Tensor:
+    def _folded(self, a: int, b: int) -> Tensor:
         c = self.cut.block
         numbers = np.fromfile(self._outer, np.float64, (b - a) * c * c, offset=8 * a * c * c)
         return torch.from_numpy(numbers.reshape(b - a, c, c))
+
+
+def _products(rows: Tensor) -> Tensor:
+    """The sums of the outer products. rows: (blocks, N, c) -> (blocks, c, c)."""
+    return rows.mT @ rows
 
 
 @contextlib.contextmanager

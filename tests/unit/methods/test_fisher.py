@@ -84,7 +84,7 @@ def test_gradients_that_are_not_finite_are_refused(bad: float) -> None:
 # -- a layer's blocks and files ------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("count", [5, 7, 70, 200], ids=["few", "block", "two folds", "four folds"])
+@pytest.mark.parametrize("count", [5, 7, 30, 70, 200], ids=["few", "block", "whole", "two folds", "four folds"])
 @pytest.mark.parametrize("pruned", [False, True])
 def test_a_layer_gives_the_inverses_of_its_blocks(
     tmp_path: Path, count: int, pruned: bool, monkeypatch: pytest.MonkeyPatch
