@@ -60,6 +60,10 @@ class FisherPruner(Gradual):
         Here - sum_q w_q F^-1 e_q / [F^-1]_qq, where each of them goes as if alone."""
         return -inverse.times((weights / inverse.diagonal()).masked_fill(~gone, 0))
 
+    def compared(self, model: nn.Module, scores: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The scores as those of one layer are held against another's."""
+        return scores
+
     def targets(self, already: float, sparsity: float) -> list[float]:
         """The sparsity after each pass that one pruning is done in. Here equal steps, and one alone in a training."""
         passes = 1 if self.plan_.steps else self.options.recomputations
@@ -97,7 +101,7 @@ class FisherPruner(Gradual):
                 fishers = self._collect(model, part, folder, salt)
                 for name, fisher in fishers.items():
                     scores[name] = self._scored(fisher, model.get_parameter(name))
-            found = self.select(scores, mask, sparsity)
+            found = self.select(self.compared(model, scores), mask, sparsity)
             found = distributed.mask_from_first(found)  # a graphics card's gradients may differ in the last bits
             for part in parts:
                 fishers = fishers if len(parts) == 1 else self._collect(model, part, folder, salt)

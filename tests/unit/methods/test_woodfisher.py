@@ -15,6 +15,7 @@ from budwood.models.network import prunable
 from budwood.prune.schedule import Cubic
 from budwood.prune.woodfisher import WoodFisher, WoodFisherOptions
 from budwood.testing.pruners import RECIPE, toy_data, toy_network
+from budwood.train.data import batches_from
 from budwood.train.fit import Fit
 
 NAMES = ["0.weight", "2.weight"]
@@ -218,11 +219,49 @@ def test_the_schedule_is_the_published_one() -> None:
     assert all(abs(ours[epoch] - zeros) < 0.003 for epoch, zeros in published.items())
 
 
+def test_the_schedule_of_mobilenet_is_the_published_one() -> None:
+    """Zeros at epochs 4, 8, ... 24 of the authors' run that ends at 75.4 % (plotmaker/str_gradual_pruning_*_75.py)."""
+    published = {4: 0.0549, 8: 0.3961, 12: 0.6031, 16: 0.7093, 20: 0.7485, 24: 0.7541}
+    ours = Cubic(**WoodFisher.papers["mobilenetv1"].options["schedule"]).at(0.7541, 100)
+    assert list(ours) == list(published)
+    assert all(abs(ours[epoch] - zeros) < 0.006 for epoch, zeros in published.items())
+
+
 @pytest.mark.parametrize("variant", WoodFisher.papers)
 def test_the_authors_settings_are_valid(variant: str) -> None:
     paper = WoodFisher.papers[variant]
     pruner = WoodFisher(paper.sparsity, WoodFisherOptions(**paper.options))
-    assert paper.sparsity in paper.results and pruner.options.gradients == 400
+    assert paper.sparsity in paper.results or variant == "resnet50-flops"
+    assert pruner.options.gradients == 400
+
+
+def test_weights_that_cost_more_go_earlier_by_the_power_of_what_they_cost() -> None:
+    """The toy's first layer has 36 output places for 6 x 6 images, its head one: 72 operations a weight and 2."""
+    model = toy_network()
+    scores = {name: torch.rand(model.get_parameter(name).shape) for name in ("0.weight", "3.weight", "8.weight")}
+    pruner = make_flops(0.3)
+    found = pruner.compared(model, scores)
+    for name, operations in (("0.weight", 72), ("3.weight", 72), ("8.weight", 2)):
+        torch.testing.assert_close(found[name], scores[name] / operations**0.3)
+    assert make_flops(0.0).compared(model, scores) is scores
+    costs = [2 * 36, 2 * 36, 2]
+    flops = []
+    for power in (0.0, 0.3):
+        model = toy_network()
+        mask = Mask.ones(prunable(model, head=True))
+        kept = make_flops(power).start(model, mask, Plan(0, 0, batches=toy_draw())).counts()
+        flops.append(sum(cost * count for cost, count in zip(costs, kept.values(), strict=True)))
+    assert flops[1] < flops[0]
+
+
+def toy_draw() -> Any:
+    return batches_from(toy_data(), 0, 0, torch.device("cpu"))
+
+
+def make_flops(power: float) -> WoodFisher:
+    pruner = WoodFisher(0.7, WoodFisherOptions(gradients=6, batch=4, block=50, flops_power=power))
+    pruner.plan_ = Plan(0, 0, batches=toy_draw())
+    return pruner
 
 
 def test_in_training_kept_weights_move_and_the_mask_holds() -> None:
