@@ -5,7 +5,7 @@ from torch import Tensor, nn
 
 from ..core.pruner import Settings, Tags
 from ..core.registry import methods
-from .regrow import IMAGENET, IMAGENET_NOTES, UNIFORM, Regrow
+from .regrow import BEFORE, IMAGENET, IMAGENET_NOTES, UNIFORM, Regrow
 
 
 @methods.register("set")
@@ -24,7 +24,7 @@ class SET(Regrow):
             IMAGENET,
             {**UNIFORM},
             results={0.8: 72.9, 0.9: 69.6},
-            notes=("measured by RigL's authors: Mocanu et al. have no ImageNet", *IMAGENET_NOTES),
+            notes=("measured by RigL's authors: Mocanu et al. have no ImageNet", BEFORE, *IMAGENET_NOTES),
         ),
     }  # fmt: skip
 

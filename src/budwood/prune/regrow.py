@@ -27,6 +27,7 @@ IMAGENET_NOTES = (
     "25,000 of 32,000 steps with moves, of which this is the share; a last, smaller batch makes an epoch one step "
     "longer here",
 )
+BEFORE = "weights move before the optimizer's step, and after it in google-research/rigl"
 UNIFORM = {"allocation": "uniform", "keep_dense": ["first"], "every": 100, "end": 0.78125}
 ERK = {"allocation": "erk", "every": 100, "end": 0.78125}
 

@@ -12,7 +12,7 @@ from ..core.pruner import Plan, Settings, Tags
 from ..core.registry import methods
 from ..core.spec import Recipe
 from .allocation import whole_counts
-from .regrow import ERK, IMAGENET, IMAGENET_NOTES, Regrow, RegrowOptions, gradient
+from .regrow import BEFORE, ERK, IMAGENET, IMAGENET_NOTES, Regrow, RegrowOptions, gradient
 
 MODEL = "torchvision:resnet50 --from-scratch"
 
@@ -47,7 +47,7 @@ class SNFS(Regrow):
             IMAGENET,
             {**ERK},
             results={0.8: 75.2, 0.9: 72.9},
-            notes=("measured by RigL's authors, without redistribution", *IMAGENET_NOTES),
+            notes=("measured by RigL's authors, without redistribution", BEFORE, *IMAGENET_NOTES),
         ),
         "redistributed": Settings(
             MODEL,
