@@ -14,4 +14,4 @@ source tests/compile.sh
 compile_kernels neon plain
 compile_runtime
 compiled
-for test in kernels_test training_conv_test training_maps_test; do run_test "$test" -static; done
+for test in kernels_test plan_test training_conv_test training_maps_test; do run_test "$test" -static -pthread; done

@@ -572,6 +572,13 @@ def test_a_small_file_that_wants_a_lot_of_memory() -> None:
     refused(model([conv], {"w": random(6, 6, 2, 2)}), "an image would take")
 
 
+@pytest.mark.parametrize("kind", ["MaxPool", "AveragePool"])
+def test_a_small_file_that_wants_a_lot_of_time(kind: str) -> None:
+    """A hundred million pixels in a window, each of which a plan would list."""
+    pool = node(kind, "x", kernel_shape=[11_000, 9_000])
+    refused(model([pool], shape=("n", 1, 11_200, 9_100)), "pools windows of 11000 x 9000 pixels")
+
+
 def test_tensors_that_lie() -> None:
     proto = model([node("Conv", "x w")], {"w": random(4, 6, 3, 3)})
     weight = proto.graph.initializer[0]

@@ -263,7 +263,8 @@ LIES: dict[str, tuple[Change, str]] = {
     "too many nodes": (lambda c, t: c.update(nodes=[None] * 100_001), "at most 100,000"),
     "padding without end": (lambda c, t: _node(c, "a").update(padding=[1 << 20] * 4, stride=[9999] * 2), "would take"),
     "an endless map": (lambda c, t: _map(c, 1 << 30), "is a map of 1073741824 x 1073741824 pixels"),
-    "a map too large": (lambda c, t: _map(c, 1 << 13), "an image would take"),
+    "cells without end": (lambda c, t: _map(c, 1 << 10), "pools into 1024 x 1024 cells"),
+    "a map too large": (lambda c, t: _padded(c), "an image would take"),
 }
 
 
@@ -275,6 +276,13 @@ def _map(content: dict[str, Any], size: int) -> None:
     content["nodes"].insert(-1, {"op": "AdaptivePool", "name": "q", "inputs": ["a"]})
     content["nodes"].insert(-1, {"op": "Flatten", "name": "r", "inputs": ["q"]})
     _node(content, "fc").update(inputs=["r"])
+
+
+def _padded(content: dict[str, Any]) -> None:
+    """The same with a border that makes the map large; the image has 8 x 8 pixels."""
+    _map(content, 1)
+    _node(content, "q").update(inputs=["wide"])
+    content["nodes"].insert(-3, {"op": "Pad", "name": "wide", "inputs": ["p"], "padding": [1 << 12] * 4})
 
 
 def _bits_past_the_end(tensors: Tensors) -> None:

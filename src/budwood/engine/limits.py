@@ -1,4 +1,4 @@
-"""What memory a graph may want that came out of a file nobody vouches for."""
+"""What memory and time a graph may want that came out of a file nobody vouches for."""
 
 from __future__ import annotations
 
@@ -10,16 +10,25 @@ from .explain import printable
 
 LONGEST_SIDE = 1 << 14
 """Pixels of a map, channels of a vector apart."""
+LARGEST_WINDOW = 1 << 18
+"""Pixels that a pooling may look at for one of its own; a plan lists them."""
+MOST_CELLS = 1 << 14
+"""Cells of an adaptive pooling; a plan lists the pixels of each."""
 LEAST_FLOATS, TIMES_INPUT = 1 << 22, 512
 """A network may need 16 MB an image, or so many times what an image and the weights take, if that is more."""
 
 
 def check_size(graph: g.Graph, weight_bytes: int) -> None:
-    """Raise ValueError where running the graph would take more memory than its images and weights justify."""
+    """Raise ValueError where running the graph would take more than its images and weights justify."""
     shapes = graph.shapes
     for name, shape in shapes.items():
         if len(shape) == 3 and max(shape[1:]) > LONGEST_SIDE:
             raise ValueError(f"{printable(name)} is a map of {shape[1]} x {shape[2]} pixels")
+    for node in graph:
+        if isinstance(node, g.Pool) and math.prod(node.kernel) > LARGEST_WINDOW:
+            raise ValueError(f"{printable(node.name)} pools windows of {node.kernel[0]} x {node.kernel[1]} pixels")
+        if isinstance(node, g.AdaptivePool) and math.prod(node.size) > MOST_CELLS:
+            raise ValueError(f"{printable(node.name)} pools into {node.size[0]} x {node.size[1]} cells")
     given = sum(math.prod(shape) for shape in graph.inputs.values())
     limit = max(LEAST_FLOATS, TIMES_INPUT * given + weight_bytes)
     need = _most_alive(graph)
