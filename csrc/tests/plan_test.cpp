@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <cstdlib>
 #include <cstring>
 #include <memory>
 #include <stdexcept>
@@ -317,7 +318,7 @@ int main() {
     const auto expected = network.run(1);
     test_threads(network, expected);
     test_callers(network, expected);
-    test_fork(set.kernels, network, expected);
+    if (!std::getenv("BUDWOOD_NO_FORK")) test_fork(set.kernels, network, expected);
     const int made = Fuzz(set.kernels, 5).run(20000);
     std::printf("%s: %d of 20000 random steps were possible\n", set.name, made);
   }

@@ -10,6 +10,8 @@ build=$(mktemp -d)
 trap 'wait; rm -rf "$build"' EXIT
 flags=(-std=c++20 -O3 -ffp-contract=off -Wall -Wextra -Werror)
 
+export BUDWOOD_NO_FORK=1  # QEMU cannot fork a process that has threads
+
 source tests/compile.sh
 compile_kernels neon plain
 compile_runtime
