@@ -123,6 +123,12 @@ class Draws(Random):
     tags = Tags(patterns=True)
 
 
+class Blind(Magnitude):
+    """Says that it goes by images."""
+
+    tags = Tags(data="images", patterns=True)
+
+
 class Reads(Wanda):
     """Says that it goes by labels, and goes by images alone."""
 
@@ -155,6 +161,7 @@ LIARS: list[tuple[type[Pruner], str]] = [
     (Hasty, "settled"),
     (Draws, "seeded=False"),
     (Reads, "data='labels'"),
+    (Blind, "no image was asked for"),
     (Looks, "looks_at_gradients"),
     (Boasts, "edits_weights=True"),
     (Dense, "to one weight"),

@@ -34,6 +34,13 @@ def small(num_classes=3, width=8, seed=3):
     return net
 
 
+def leaky(num_classes=3):
+    """The same weights and shapes; other activations."""
+    net = small(num_classes)
+    net[2], net[5] = nn.LeakyReLU(0.5), nn.LeakyReLU(0.5)
+    return net
+
+
 def wide(num_classes=3):
     return small(num_classes, width=12)
 

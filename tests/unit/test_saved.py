@@ -263,7 +263,7 @@ LIES: dict[str, tuple[Change, str]] = {
     "too many nodes": (lambda c, t: c.update(nodes=[None] * 100_001), "at most 100,000"),
     "padding without end": (lambda c, t: _node(c, "a").update(padding=[1 << 20] * 4, stride=[9999] * 2), "would take"),
     "an endless map": (lambda c, t: _map(c, 1 << 30), "is a map of 1073741824 x 1073741824 pixels"),
-    "cells without end": (lambda c, t: _map(c, 1 << 10), "pools into 1024 x 1024 cells"),
+    "cells without end": (lambda c, t: _map(c, 1 << 11), "pools into 2048 x 2048 cells"),
     "a map too large": (lambda c, t: _padded(c), "an image would take"),
 }
 
@@ -300,6 +300,13 @@ def test_a_lie_behind_an_intact_header_is_refused(name: str) -> None:
     change(content, tensors)
     message = refused(seal(content, tensors))
     assert re.search(wanted, message), message
+
+
+def test_an_upsampling_is_no_damage() -> None:
+    """The nearest neighbour to twice the size is an adaptive pooling into many cells of a pixel each."""
+    graph = g.Graph({"x": (1, 112, 112)}, (g.AdaptivePool("u", ("x",), size=(224, 224)),), ("u",))
+    again = unpack(pack(Program(graph)), "here")
+    assert again.graph.shapes["u"] == (1, 224, 224)
 
 
 def test_names_out_of_a_file_do_not_move_the_cursor() -> None:

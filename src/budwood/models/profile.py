@@ -5,7 +5,7 @@ from torch import Tensor, nn
 
 from ..core.mask import Mask
 from ..core.result import Layer
-from .network import prunable
+from .network import evaluating, prunable
 
 
 @torch.no_grad()
@@ -22,12 +22,10 @@ def layers(module: nn.Module, mask: Mask, size: int) -> list[Layer]:
         groups[name] = getattr(layer, "groups", 1)
 
     hooks = [m.register_forward_hook(record) for m in module.modules() if id(getattr(m, "weight", None)) in weights]
-    training = module.training
     try:
-        parameter = next(module.parameters())
-        module.eval()(torch.zeros(1, 3, size, size, device=parameter.device))
+        with evaluating(module):
+            module(torch.zeros(1, 3, size, size, device=next(module.parameters()).device))
     finally:
-        module.train(training)
         for hook in hooks:
             hook.remove()
     named = {name: p for name, p in module.named_parameters()}

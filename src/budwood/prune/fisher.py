@@ -6,10 +6,10 @@ blocks at a time; a block's inverse, in float64, is never kept:
 
 - no more gradients than weights in a block: by Woodbury's identity, from the block's slice of the gradients G (N, c):
   F^-1 = (I - G^T (N dampening I + G G^T)^-1 G) / dampening;
-- more of them: from the sum of the outer products (c, c); of more than 4 c the file is folded into it whenever it is
-  full.
+- more of them: from the sum of the outer products (c, c); of more than 3 c, which take more room than it, the file is
+  folded into it whenever it is full.
 
-Disk: 4 N bytes a weight up to N = max(4 c, 64), 8 c + 4 max(c, 64) beyond.
+Disk: 4 N bytes a weight up to N = max(3 c, 64), 8 c + 4 max(c, 64) beyond.
 """
 
 import contextlib
@@ -143,7 +143,7 @@ class LayerFisher:
     def __init__(self, cut: Cut, path: Path, count: int) -> None:
         self.cut, self.count = cut, count
         self.few = count <= cut.block
-        self.whole = count <= max(4 * cut.block, ROWS)
+        self.whole = count <= max(3 * cut.block, ROWS)
         self.most = count if self.whole else max(cut.block, ROWS)
         """Gradients in the file at most."""
         self._rows, self._outer = path.with_suffix(".rows"), path.with_suffix(".outer")

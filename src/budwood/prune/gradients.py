@@ -1,6 +1,5 @@
 """Gradients of the loss on images drawn for that alone: without a trace in the network, its statistics or its .grad."""
 
-import contextlib
 from collections.abc import Iterator
 
 import torch
@@ -9,6 +8,7 @@ from torch.nn import functional as F
 
 from ..core.errors import UserError
 from ..core.pruner import Batches, Plan
+from ..models.network import evaluating
 
 
 def batches_of(plan: Plan, size: int, salt: int) -> Batches:
@@ -16,18 +16,6 @@ def batches_of(plan: Plan, size: int, salt: int) -> Batches:
     if plan.batches is None:
         raise UserError("this method looks at images: give --calibration IMAGES, or --data to train on as well")
     return plan.batches(size, salt)
-
-
-@contextlib.contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """In evaluation mode, and every module as it was afterwards."""
-    modes = {module: module.training for module in model.modules()}
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, mode in modes.items():
-            module.training = mode
 
 
 def targets_for(model: nn.Module, images: Tensor, targets: Tensor, labelled: bool, random: torch.Generator) -> Tensor:

@@ -11,8 +11,9 @@ from ..core.mask import Mask
 from ..core.pruner import Settings, Tags
 from ..core.registry import methods
 from ..core.spec import Recipe
+from ..models.network import evaluating
 from .fresh import with_statistics
-from .gradients import batches_of, evaluating, targets_for
+from .gradients import batches_of, targets_for
 from .scored import Scored, ScoreOptions
 
 

@@ -15,7 +15,8 @@ from torch.overrides import TorchFunctionMode
 
 from ..core.errors import UserError
 from ..core.pruner import Plan
-from .gradients import batches_of, evaluating
+from ..models.network import evaluating
+from .gradients import batches_of
 
 BATCH = 32
 """Images in a forward pass."""

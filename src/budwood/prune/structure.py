@@ -70,7 +70,7 @@ def require_divisible(shapes: Mapping[str, tuple[int, ...]], pattern: str) -> No
             raise UserError(
                 f"{pattern} does not divide the {shape[1]} input channels of {name.removesuffix('.weight')}, which "
                 f"fall into groups of {fit or 'one alone'}; choose another pattern, or keep such layers dense: "
-                "--option keep_dense=first,depthwise,undivided"
+                "--option keep_dense=first,depthwise,undivided (and classifier, where it is left out now)"
             )
 
 

@@ -7,6 +7,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
+from ..core.errors import UserError
 from ..core.mask import Mask
 from ..core.pruner import Plan, Settings, Tags
 from ..core.registry import methods
@@ -19,7 +20,7 @@ class TopKASTOptions(ScoreOptions):
     allocation: Allocation = "uniform"
     """How the sparsities of A and B are shared among the layers: the same in each, as in the paper, or another."""
     backward: float = Field(0.5, ge=0, lt=1)
-    """Sparsity of B, the weights that learn; where it is above the sparsity asked for, B is A."""
+    """Sparsity of B, the weights that learn; below the sparsity asked for, or none could grow into A."""
     penalty: float | None = Field(None, ge=0)
     """Weight decay of the weights in A; None for the training's. Of those in B alone it is that over the density of A,
     which keeps small ones from coming and going."""
@@ -39,7 +40,7 @@ class TopKAST(Layered):
         family="re-growth", paper="Jayakumar et al. 2020", gradual=True, at_once=False, decays=True, patterns=True
     )
     Options = TopKASTOptions
-    brief = {"every": 2}
+    brief = {"every": 2, "backward": 0.3}
     cost = (
         "two selections over all weights at each choice, 1 s for ResNet-50 on one core (measured); memory for the "
         "weights once more in the forward pass and for A and B, 102 MB and 51 MB for ResNet-50 (derived)"
@@ -56,6 +57,14 @@ class TopKAST(Layered):
             ),
         ),
     }
+
+    def check(self, model: nn.Module, mask: Mask, epochs: int) -> None:
+        super().check(model, mask, epochs)
+        if 0 < self.sparsity <= self.options.backward:
+            raise UserError(
+                f"backward={self.options.backward:g} leaves no weight to grow beside the sparsity {self.sparsity:g}; "
+                f"lower it (--option backward={self.sparsity / 2:g})"
+            )
 
     def start(self, model: nn.Module, mask: Mask, plan: Plan) -> Mask:
         own = plan.recipe.weight_decay if plan.recipe is not None else 0.0

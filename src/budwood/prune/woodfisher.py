@@ -1,11 +1,11 @@
 """WoodFisher (Singh & Alistarh 2020): prunes by what the loss rises when one weight goes and all others of its Fisher
 block make up for it, w^2 / (2 [F^-1]_qq), and moves the kept weights accordingly (optimal brain surgeon)."""
 
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from ..core.mask import Mask
-from ..core.pruner import Settings, Tags
+from ..core.pruner import Plan, Settings, Tags
 from ..core.registry import methods
 from ..core.spec import Recipe
 from ..models.profile import layers
@@ -13,6 +13,7 @@ from .fisher import Inverse
 from .fisher_pruner import FisherOptions, FisherPruner
 from .gmp import POST_TRAINING
 from .gradients import batches_of
+from .structure import parse
 
 _RECIPE = Recipe(
     epochs=100, batch_size=180, lr=0.005, momentum=0.9, weight_decay=1e-4, schedule="constant",
@@ -31,6 +32,12 @@ class WoodFisherOptions(FisherOptions):
     flops_power: float = Field(0.0, ge=0, le=10)
     """Scores are divided by this power of the operations that a weight costs for one image: the same sparsity then
     saves more of them. 0 counts weights alone; the authors have 0.3."""
+
+    @model_validator(mode="after")
+    def _of_all_layers(self) -> "WoodFisherOptions":
+        if self.flops_power and (self.allocation != "global" or parse(self.pattern).kind == "n:m"):
+            raise ValueError("flops_power compares layers, which have their shares here; set allocation=global, no N:M")
+        return self
 
 
 @methods.register("woodfisher")
@@ -107,13 +114,17 @@ class WoodFisher(FisherPruner):
         ),
     }  # fmt: skip
 
+    def start(self, model: nn.Module, mask: Mask, plan: Plan) -> Mask:
+        self.costs_: dict[str, float] = {}
+        if self.options.flops_power:
+            images, _ = next(batches_of(plan, 1, 0))
+            self.costs_ = {x.name: x.flops_dense / x.total for x in layers(model, Mask({}), images.shape[-1])}
+        return super().start(model, mask, plan)
+
     def compared(self, model: nn.Module, scores: dict[str, Tensor]) -> dict[str, Tensor]:
-        if not self.options.flops_power:
-            return scores
-        images, _ = next(batches_of(self.plan_, 1, 0))
-        costs = {f"{x.name}.weight": x.flops_dense / x.total for x in layers(model, Mask({}), images.shape[-1])}
         # A layer that no image goes through costs nothing, and has no gradient either.
-        return {name: score / costs.get(name, 1.0) ** self.options.flops_power for name, score in scores.items()}
+        costs = {name: self.costs_.get(name.removesuffix(".weight"), 1.0) for name in scores}
+        return {name: score / costs[name] ** self.options.flops_power for name, score in scores.items()}
 
     def movement(self, inverse: Inverse, weights: Tensor, gone: Tensor) -> Tensor:
         return self.options.update_scale * super().movement(inverse, weights, gone)  # type: ignore[no-any-return]

@@ -141,14 +141,17 @@ class Runner:
             return self._prune_at_once(spec, pruner, network, stored)
 
     def _prune_at_once(self, spec: RunSpec, pruner: Pruner, network: Network, stored: Path) -> Network:
+        scratch = stored.with_suffix("")
         if distributed.rank() == 0:
             drop_damaged(stored)
+            if self.fresh or stored.exists():  # a run killed at the very end leaves it
+                shutil.rmtree(scratch, ignore_errors=True)
         if pruner.tags.data != "none" and distributed.from_first(stored.exists()):
             done = Checkpoint.load(stored)
             network.module.load_state_dict(done.to_dense())
             notes = [f"pruned at once to {done.mask.sparsity:.2%} by an earlier run"]
             return replace(network, mask=done.mask, notes=network.notes + notes)
-        scratch, told = stored.with_suffix(""), self.progress(spec)
+        told = self.progress(spec)
         same = self._keeps_head(spec, network)
         with_head = spec.transfer == "none" and (self.task is None or same)  # one that will be made anew is not pruned
         plan = Plan(
@@ -375,7 +378,7 @@ def prune_at_once(
 
 def features_key(spec: RunSpec) -> str:
     """What features depend on: everything of a spec but the head's fit, and the seed where it changes nothing."""
-    counted = {"parent", "preprocessing", "data", "method", "where", "sparsity", "options"}
+    counted = {"model", "parent", "preprocessing", "data", "method", "where", "sparsity", "options"}
     if spec.where == "one-shot" and methods.get(spec.method).tags.seeded:
         counted.add("seed")
     parts = spec.model_dump(mode="json", include=counted)

@@ -13,7 +13,7 @@ from torch.utils.data import TensorDataset
 
 from ..core.errors import UserError
 from ..core.mask import Mask
-from ..core.pruner import Plan, Pruner
+from ..core.pruner import Batches, Plan, Pruner
 from ..core.registry import methods
 from ..core.spec import Recipe
 from ..models.network import prunable
@@ -217,10 +217,10 @@ def _check_ties(make: Make, dense: Mask) -> None:
     _check_density(make(), one, dense)
 
 
-def sparse_mask(dense: Mask) -> Mask:
+def sparse_mask(dense: Mask, density: float = 0.6) -> Mask:
     """40 % of the weights pruned at random."""
     random = torch.Generator().manual_seed(2)
-    return Mask({n: torch.rand(kept.shape, generator=random) < 0.6 for n, kept in dense.items()})
+    return Mask({n: torch.rand(kept.shape, generator=random) < density for n, kept in dense.items()})
 
 
 def _check_from_sparse(make: Make, dense: Mask) -> None:
@@ -232,8 +232,9 @@ def _check_from_sparse(make: Make, dense: Mask) -> None:
         return
     assert all(not mask.revived_since(sparse) for mask in traced.masks), "a weight pruned beforehand came back"
     if tags.density == "exact":
+        pruner = make()
         try:
-            make(0.1).start(toy_network(), sparse, Plan(4, 4, batches=_draw()))
+            pruner.start(toy_network(), sparse_mask(dense, 0.05), Plan(4, 4, batches=_draw()))
         except UserError:
             return
         raise AssertionError("a network that is sparser already must be refused with a UserError")
@@ -279,18 +280,27 @@ def _draw(seed: int = 0, shift: int = 0) -> Any:
     return batches_from(TensorDataset(images, (targets + shift) % 5), seed, 0, torch.device("cpu"))
 
 
-def _check_at_once(make: Make, dense: Mask) -> None:
-    """Without a training: the density is met, the seed matters if the tag says so, and what the network is but for
-    its weights stays as it was; without labels as well, and resumed after it was broken off."""
+class _Stop(Exception):
+    pass
 
-    tags = make().tags
+
+def _check_at_once(make: Make, dense: Mask) -> None:
+    """Without a training: the density is met, seed and labels matter if the tags say so, and what the network is but
+    for its weights stays as it was; without labels as well, and gone on with after it was broken off."""
+
+    tags, drawn = make().tags, 0
 
     def prune(seed: int = 0, shift: int = 0, **plan: Any) -> tuple[Mask, nn.Module]:
-        model = toy_network()
+        model, batches = toy_network(), _draw(seed, shift)
         if tags.edits_weights:
             model.eval()
-        draw = None if tags.data == "none" else _draw(seed, shift)
-        found = make().start(model, dense, Plan(0, 0, seed, draw, **plan))
+
+        def draw(size: int, salt: int) -> Batches:
+            nonlocal drawn
+            drawn += 1
+            return batches(size, salt)  # type: ignore[no-any-return]
+
+        found = make().start(model, dense, Plan(0, 0, seed, None if tags.data == "none" else draw, **plan))
         _check_mask(make(), found, dense)
         return found, model
 
@@ -300,6 +310,7 @@ def _check_at_once(make: Make, dense: Mask) -> None:
 
     found, model = prune()
     assert same((found, model), prune()), "pruning at once with the same seed comes to another network"
+    assert bool(drawn) == (tags.data != "none"), f"the tag says data={tags.data!r}, but no image was asked for"
     seeded = not same((found, model), prune(seed=1))
     assert seeded == tags.seeded, f"the tag says seeded={tags.seeded}, seen was {seeded}"
     labels = not same((found, model), prune(shift=1))
@@ -314,9 +325,15 @@ def _check_at_once(make: Make, dense: Mask) -> None:
     if tags.data == "labels":
         prune(labelled=False)
 
+    def stop(done: int, total: int) -> None:
+        if 2 * done > total:
+            raise _Stop
 
-class _Stop(Exception):
-    pass
+    with tempfile.TemporaryDirectory() as folder:
+        with contextlib.suppress(_Stop):
+            prune(scratch=Path(folder), progress=stop)
+        gone_on = prune(scratch=Path(folder))
+    assert same((found, model), gone_on), "gone on with after it was broken off, it comes to another network"
 
 
 def _check_state(make: Make, traced: Trace, dense: Mask) -> None:

@@ -223,3 +223,10 @@ def test_the_contract_where_a_run_is_broken_off_between_choices() -> None:
 def test_settings_fit_the_method() -> None:
     for settings in TopKAST.papers.values():
         TopKAST(settings.sparsity, TopKASTOptions(**settings.options))
+
+
+def test_weights_outside_of_the_kept_ones_must_learn() -> None:
+    """2:4 keeps half, as many as learn by default: the mask could never change."""
+    pruner, model = TopKAST(0.5, TopKASTOptions(pattern="2:4")), toy_network()
+    with pytest.raises(UserError, match=r"no weight to grow beside the sparsity 0\.5; lower it .*backward=0\.25"):
+        pruner.check(model, dense(), 4)

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from pydantic import ValidationError
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -239,11 +240,11 @@ def test_weights_that_cost_more_go_earlier_by_the_power_of_what_they_cost() -> N
     """The toy's first layer has 36 output places for 6 x 6 images, its head one: 72 operations a weight and 2."""
     model = toy_network()
     scores = {name: torch.rand(model.get_parameter(name).shape) for name in ("0.weight", "3.weight", "8.weight")}
-    pruner = make_flops(0.3)
+    pruner, model_ = make_flops(0.3), toy_network()
+    pruner.start(model_, Mask.ones(prunable(model_, head=True)), Plan(0, 0, batches=toy_draw()))
     found = pruner.compared(model, scores)
     for name, operations in (("0.weight", 72), ("3.weight", 72), ("8.weight", 2)):
         torch.testing.assert_close(found[name], scores[name] / operations**0.3)
-    assert make_flops(0.0).compared(model, scores) is scores
     costs = [2 * 36, 2 * 36, 2]
     flops = []
     for power in (0.0, 0.3):
@@ -259,9 +260,13 @@ def toy_draw() -> Any:
 
 
 def make_flops(power: float) -> WoodFisher:
-    pruner = WoodFisher(0.7, WoodFisherOptions(gradients=6, batch=4, block=50, flops_power=power))
-    pruner.plan_ = Plan(0, 0, batches=toy_draw())
-    return pruner
+    return WoodFisher(0.7, WoodFisherOptions(gradients=6, batch=4, block=50, flops_power=power))
+
+
+@pytest.mark.parametrize("options", [{"allocation": "uniform"}, {"pattern": "2:4"}])
+def test_operations_do_not_count_where_layers_are_not_compared(options: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError, match="flops_power compares layers"):
+        WoodFisherOptions(flops_power=0.3, **options)
 
 
 def test_in_training_kept_weights_move_and_the_mask_holds() -> None:
