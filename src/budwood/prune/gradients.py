@@ -20,7 +20,7 @@ def batches_of(plan: Plan, size: int, salt: int) -> Batches:
 
 def targets_for(model: nn.Module, images: Tensor, targets: Tensor, labelled: bool, random: torch.Generator) -> Tensor:
     """The classes (N,) that the loss asks for: the labels, or, where these mean nothing, classes drawn from the
-    network's own answers. With these the mean of the squared gradients is the Fisher matrix proper."""
+    network's own answers."""
     if labelled:
         return targets
     with torch.no_grad():
@@ -28,10 +28,29 @@ def targets_for(model: nn.Module, images: Tensor, targets: Tensor, labelled: boo
     return torch.multinomial(answers, 1, generator=random).flatten().to(images.device)
 
 
+def drawn(answers: Tensor, random: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Classes (N,) and factors (N,) for their losses, with which the gradients have the outer products of the Fisher
+    matrix proper: the expectation of g g^T over classes as probable as the network's `answers` (N, C) say.
+
+    Drawn just so, a sure network has hardly any gradient for most images, and a large one for a few by chance. Here a
+    class c comes in proportion to p_c |p - e_c|, its part in the matrix (as far as the logits tell), and its gradient
+    is multiplied by the root of p_c over that. The sign, by chance too, keeps the gradients of a batch from adding up:
+    under p their mean is zero.
+    """
+    p = answers.double()
+    lengths = (p.square().sum(1, keepdim=True) - 2 * p + 1).clamp_min(1e-12).sqrt()
+    q = p * lengths
+    q /= q.sum(1, keepdim=True)
+    classes = torch.multinomial(q, 1, generator=random)
+    signs = 1 - 2 * torch.randint(2, (len(p),), generator=random)
+    return classes.flatten(), (signs * (p.gather(1, classes) / q.gather(1, classes)).sqrt().flatten()).float()
+
+
 def gradients(
     model: nn.Module, names: list[str], plan: Plan, count: int, size: int, salt: int
 ) -> Iterator[list[Tensor]]:
-    """`count` times the gradients of the mean cross entropy over a batch of `size` images, one tensor per name.
+    """`count` times the gradients of the mean cross entropy over a batch of `size` images, one tensor per name. Where
+    the labels mean nothing, of losses that are drawn (`drawn`).
 
     In evaluation mode: batch norm uses its running statistics, dropout does nothing. `salt` picks other images and
     other drawn classes.
@@ -43,8 +62,13 @@ def gradients(
     with evaluating(model):
         for _ in range(count):
             images, labels = next(batches)
-            targets = targets_for(model, images, labels, plan.labelled, random)
             with torch.enable_grad():  # not around the yield: a stream that is given up would leave it as it was here
-                loss = F.cross_entropy(model(images).float(), targets)
+                output = model(images).float()
+                if plan.labelled:
+                    loss = F.cross_entropy(output, labels)
+                else:
+                    classes, factors = drawn(output.detach().softmax(1).cpu(), random)
+                    losses = F.cross_entropy(output, classes.to(output.device), reduction="none")
+                    loss = (losses * factors.to(output.device)).mean()
                 found = [g.detach() for g in torch.autograd.grad(loss, wanted, materialize_grads=True)]
             yield found
