@@ -155,6 +155,12 @@ def test_a_network_of_the_same_weights_is_pruned_by_itself(budwood: Any, place: 
         assert said.code == 0 and "earlier run" not in said.err, said
 
 
+def at_once(name: str, place: Path) -> list[str]:
+    """The command without a training; a Fisher matrix three times."""
+    passes = ["--option", "recomputations=3"] if name in ("woodfisher", "mfac") else []
+    return [*words(name, place, "--calibration", str(place / "shapes")), *passes]
+
+
 STOPS = """
 import os, signal, sys
 real, left = os.replace, int(sys.argv.pop(1))
@@ -175,8 +181,7 @@ os.replace = replace
 def test_killed_and_gone_on_with_at_once(name: str, process: Callable[..., Any], place: Path, tmp_path: Path) -> None:
     """kill -9 when the third file has its name: the folder's marker, the spec, then a layer or a pass, or, where the
     method keeps none of these, the pruned network. The same command ends in the bits of a run that was left alone."""
-    passes = ["--option", "recomputations=3"] if name in ("woodfisher", "mfac") else []
-    command = [*words(name, place, "--calibration", str(place / "shapes")), *passes]
+    command = at_once(name, place)
     killed = process("-c", STOPS + ENTRY, "3", *command, "--out", "killed")
     assert killed.code == -signal.SIGKILL
     assert bool(list(tmp_path.glob("killed/pruned/*/*.safetensors"))) == (name != "wanda")
@@ -190,8 +195,7 @@ def test_killed_and_gone_on_with_at_once(name: str, process: Callable[..., Any],
 @pytest.mark.parametrize("name", ["exact-obs", pytest.param("woodfisher", marks=pytest.mark.slow)])
 def test_at_once_in_two_processes(name: str, process: Callable[..., Any], place: Path, tmp_path: Path) -> None:
     """Both see the same layers and passes, whoever is first; one checkpoint, that of one process."""
-    passes = ["--option", "recomputations=3"] if name == "woodfisher" else []
-    command = [*words(name, place, "--calibration", str(place / "shapes")), *passes]
+    command = at_once(name, place)
     torchrun = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "budwood")
     several, alone = process(*torchrun, *command, "--out", "two"), process("-c", ENTRY, *command, "--out", "one")
     assert several.code == 0 and alone.code == 0, (several, alone)

@@ -32,7 +32,7 @@ METHODS = (
     "synflow",
 )  # fmt: skip
 FISHER = ("woodfisher", "mfac", "obert", "cap")
-FISHER_SETTINGS = ("gradients=400", "batch=1")
+FISHER_SETTINGS = ("gradients=400", "batch=1", "recomputations=1")
 """What those of a Fisher matrix are given here: the gradients of 400 single photographs, once. Their defaults, made for
 a training set, would go through these 500 photographs 16 to 130 times."""
 APART = ("woodfisher block=128 update_scale=0", "obert dampening=1e-3", "woodfisher block=128", "mfac recomputations=4")
@@ -63,8 +63,7 @@ def prune(method: str, sparsity: float, seed: int, calibration: str, out: str) -
         return {"checkpoint": MODEL, "seconds": 0, "peak_mb": 0, "command": ""}
     name, *settings = method.split()
     if name in FISHER:
-        settings = [*FISHER_SETTINGS, *settings]
-        settings += [] if any(word.startswith("recomputations") for word in settings) else ["recomputations=1"]
+        settings = [*FISHER_SETTINGS, *settings]  # the last one of a name counts
     words = [
         "prune", MODEL, "--method", name, "--sparsity", f"{sparsity:g}", "--seed", str(seed),
         "--option", "allocation=uniform",

@@ -3,6 +3,7 @@
 import csv
 import statistics
 from collections import defaultdict
+from collections.abc import Mapping
 from pathlib import Path
 
 HERE = Path(__file__).parent
@@ -25,11 +26,16 @@ def spread(values: list[float], digits: int = 1) -> str:
     return f"{statistics.mean(values):.{digits}f}{deviation} ({len(values)})"
 
 
-def trained() -> str:
-    """One line a cell of run.py: the best first, within its sparsity."""
+def by_cell() -> dict[str, list[Row]]:
+    """The runs of run.py, those that differ in nothing but the seed together."""
     found: dict[str, list[Row]] = defaultdict(list)
     for row in rows("rows.csv"):
         found[row["cell"].rpartition("-s")[0]].append(row)
+    return found
+
+
+def trained() -> str:
+    """One line a cell of run.py: the best first, within its sparsity."""
     lines = [
         "| run | method | from | epochs | density, % | test top-1, % | CPU minutes | peak memory, MB |",
         "|---|" + "---|" * 7,
@@ -38,7 +44,7 @@ def trained() -> str:
     def order(item: tuple[str, list[Row]]) -> tuple[float, float]:
         return float(item[1][0]["sparsity"]), -statistics.mean(float(row["test_top1"]) for row in item[1])
 
-    for cell, same in sorted(found.items(), key=order):
+    for cell, same in sorted(by_cell().items(), key=order):
         first = same[0]
         density = statistics.mean(100 * float(row["density"]) for row in same)
         accuracy = spread([100 * float(row["test_top1"]) for row in same])
@@ -92,19 +98,19 @@ LEADERS = ("acdc-90", "rigl-3x-90", "st3-90")
 def sanity() -> str:
     """What the papers let one expect at 90 % (60 % at once), and whether it is so. Two figures are told apart where
     they differ by two standard deviations: of the photographs, and of the seeds where there are several."""
-    trained: dict[str, list[Row]] = defaultdict(list)
-    for row in rows("rows.csv"):
-        trained[row["cell"].rpartition("-s")[0]].append({"top1": row["test_top1"], "start": row["start"]})
-    once: dict[str, list[Row]] = defaultdict(list)
+    cells = by_cell()
+    trained = {cell: [float(row["test_top1"]) for row in same] for cell, same in cells.items()}
+    at_90 = {cell: same[0]["start"] for cell, same in cells.items() if "-90" in cell and "random" not in cell}
+    once: dict[str, list[float]] = defaultdict(list)
     for row in rows("at_once.csv"):
         if row["sparsity"] == "0.6":
-            once[row["method"]].append(row)
+            once[row["method"]].append(float(row["top1"]))
     lines = ["| expected | figures (seeds) | so? |", "|---|---|---|"]
 
-    def compare(what: str, better: str, worse: str, among: dict[str, list[Row]], photos: int) -> None:
+    def compare(what: str, better: str, worse: str, among: Mapping[str, list[float]], photos: int) -> None:
         if better not in among or worse not in among:
             return
-        high, low = ([float(row["top1"]) for row in among[name]] for name in (better, worse))
+        high, low = among[better], among[worse]
         means = statistics.mean(high), statistics.mean(low)
         variance = sum(mean * (1 - mean) / photos for mean in means)
         variance += sum(statistics.variance(values) for values in (high, low) if len(values) > 1)
@@ -113,11 +119,9 @@ def sanity() -> str:
         figures = f"`{better}` {100 * means[0]:.1f} ({len(high)}), `{worse}` {100 * means[1]:.1f} ({len(low)})"
         lines.append(f"| {what} | {figures} | {so} |")
 
-    for cell in sorted(trained):
-        start = trained[cell][0]["start"]
+    for cell, start in sorted(at_90.items()):
         control = "random-90" if start == "scratch" else "random-on-90"
-        if "-90" in cell and "random" not in cell:
-            compare("trained: better than a random mask", cell, control, trained, 5000)
+        compare("trained: better than a random mask", cell, control, trained, 5000)
     for method in sorted(once):
         if method not in CONTROLS:
             compare("at once: better than a random mask", method, "random", once, 500)
@@ -125,13 +129,9 @@ def sanity() -> str:
         compare("at once: second order better than magnitude", method, "magnitude", once, 500)
     for cell in ("gmp-90", "woodfisher-90"):
         compare("trained: little by little better than at once", cell, "magnitude-on-90", trained, 5000)
-    others = [
-        cell
-        for cell, same in trained.items()
-        if "-90" in cell and "random" not in cell and same[0]["start"] == "scratch"
-    ]
+    others = {cell for cell, start in at_90.items() if start == "scratch"} - set(LEADERS)
     for cell in LEADERS:
-        for other in sorted(set(others) - set(LEADERS)):
+        for other in sorted(others):
             compare("trained: leads among those from new weights", cell, other, trained, 5000)
     return "\n".join(lines)
 

@@ -18,6 +18,7 @@ from torch import nn
 from ..core.checkpoint import Lineage
 from ..core.errors import UserError
 from ..core.files import write_atomic
+from ..core.modes import evaluating
 from ..engine.from_onnx.file import with_properties
 from .network import Network
 
@@ -47,12 +48,11 @@ def to_onnx(module: nn.Module, lineage: Lineage) -> bytes:
     if any(importlib.util.find_spec(name) is None for name in ("onnx", "onnxscript")):
         raise UserError("onnx and onnxscript are not installed; pip install 'budwood[onnx]'")
     size = lineage.preprocessing.size
-    training = module.training
-    with tempfile.TemporaryDirectory() as folder:
+    with evaluating(module), tempfile.TemporaryDirectory() as folder:
         file = os.path.join(folder, "model.onnx")
         with _quiet():
             torch.onnx.export(
-                module.eval(),
+                module,
                 (torch.zeros(2, 3, size, size),),
                 file,
                 dynamo=True,
@@ -62,7 +62,6 @@ def to_onnx(module: nn.Module, lineage: Lineage) -> bytes:
                 external_data=False,
             )
         data = Path(file).read_bytes()
-    module.train(training)
     properties = {
         "classes": json.dumps(lineage.classes),
         "preprocessing": lineage.preprocessing.model_dump_json(),

@@ -1,9 +1,8 @@
 """A network ready to prune or transfer: the module, its mask, its lineage; and how a name becomes one."""
 
-import contextlib
 import copy
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -49,18 +48,6 @@ class Network:
     def knows(self, task: Task | None) -> bool:
         """Whether the classifier is one for the task's classes, as far as their number tells."""
         return task is not None and self.lineage.num_classes == len(task.classes)
-
-
-@contextlib.contextmanager
-def evaluating(module: nn.Module) -> Iterator[None]:
-    """In evaluation mode, and every part as it was afterwards."""
-    modes = {part: part.training for part in module.modules()}
-    module.eval()
-    try:
-        yield
-    finally:
-        for part, mode in modes.items():
-            part.training = mode
 
 
 def head_of(module: nn.Module) -> str:

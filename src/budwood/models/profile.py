@@ -4,8 +4,9 @@ import torch
 from torch import Tensor, nn
 
 from ..core.mask import Mask
+from ..core.modes import evaluating
 from ..core.result import Layer
-from .network import evaluating, prunable
+from .network import prunable
 
 
 @torch.no_grad()

@@ -7,8 +7,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..core.errors import UserError
+from ..core.modes import evaluating
 from ..core.pruner import Batches, Plan
-from ..models.network import evaluating
 
 
 def batches_of(plan: Plan, size: int, salt: int) -> Batches:

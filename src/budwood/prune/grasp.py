@@ -8,10 +8,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..core.mask import Mask
+from ..core.modes import evaluating
 from ..core.pruner import Settings, Tags
 from ..core.registry import methods
 from ..core.spec import Recipe
-from ..models.network import evaluating
 from .fresh import with_statistics
 from .gradients import batches_of, targets_for
 from .scored import Scored, ScoreOptions

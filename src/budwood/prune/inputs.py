@@ -14,8 +14,8 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
 from ..core.errors import UserError
+from ..core.modes import evaluating
 from ..core.pruner import Plan
-from ..models.network import evaluating
 from .gradients import batches_of
 
 BATCH = 32

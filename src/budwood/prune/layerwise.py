@@ -95,7 +95,7 @@ class Layerwise(Scored):
     def prune_to(self, model: nn.Module, mask: Mask, sparsity: float, step: int = 0) -> Mask:
         names = self.layers(model, mask)
         shapes = {name: tuple(model.get_parameter(name).shape) for name in names}
-        shares = layer_counts(shapes, mask, sparsity, self.options.allocation, self.options.pattern)
+        shares = layer_counts(shapes, mask, sparsity, self.options.allocation, self.pattern)
         work = _Work(self, model, mask, names, step)
         counts = {name: most for group, most in shares for name in group}
         if len(shares) < len(names) and self.structure.kind != "n:m":

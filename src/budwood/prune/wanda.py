@@ -76,7 +76,7 @@ class Wanda(Scored):
             return super().select(scores, mask, sparsity)
         shapes = {name: tuple(score.shape) for name, score in scores.items()}
         entries, left = dict(mask), 0
-        shares = layer_counts(shapes, mask, sparsity, self.options.allocation, self.options.pattern)
+        shares = layer_counts(shapes, mask, sparsity, self.options.allocation, self.pattern)
         for (name,), count in shares:
             require_finite(name, scores[name])
             most = min(count + left, int(mask[name].sum()))

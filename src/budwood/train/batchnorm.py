@@ -6,6 +6,7 @@ import torch
 from torch import nn
 from torch.utils.data import Dataset
 
+from ..core.modes import evaluating
 from .data import batch_plan, loader, on_device
 
 
@@ -20,19 +21,18 @@ def recalibrate(
     norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.track_running_stats]
     if not norms:
         return 0
-    momenta, training = [m.momentum for m in norms], model.training
+    momenta = [m.momentum for m in norms]
     for norm in norms:
         norm.reset_running_stats()
         norm.momentum = None  # the plain average over all batches
-    model.eval()
-    for norm in norms:
-        norm.train()
     plan = batch_plan(len(images), batch_size, seed=0, epoch=0)  # type: ignore[arg-type]
     plan = plan[: max(1, count // batch_size)]
     device = next(model.parameters()).device
-    for batch, _ in on_device(loader(images, plan, workers), device):
-        model(batch)
+    with evaluating(model):
+        for norm in norms:
+            norm.train()
+        for batch, _ in on_device(loader(images, plan, workers), device):
+            model(batch)
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum
-    model.train(training)
     return sum(len(indices) for indices in plan)

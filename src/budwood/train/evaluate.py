@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import Dataset
 
+from ..core.modes import evaluating
 from .data import in_order, on_device
 
 
@@ -15,13 +16,11 @@ from .data import in_order, on_device
 def logits_of(model: nn.Module, dataset: Dataset[Any], batch_size: int = 64, workers: int = 0) -> tuple[Tensor, Tensor]:
     """Logits (N, classes) float32 and targets (N,), in the data set's order, in eval mode."""
     device = next(model.parameters()).device
-    training = model.training
-    model.eval()
     outputs, targets = [], []
-    for images, wanted in on_device(in_order(dataset, batch_size, workers), device):
-        outputs.append(model(images).float().cpu())
-        targets.append(wanted.cpu())
-    model.train(training)
+    with evaluating(model):
+        for images, wanted in on_device(in_order(dataset, batch_size, workers), device):
+            outputs.append(model(images).float().cpu())
+            targets.append(wanted.cpu())
     return torch.cat(outputs), torch.cat(targets)
 
 
