@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import balanced_accuracy_score
 from sklearn.pipeline import make_pipeline
@@ -24,7 +23,7 @@ from budwood.core.spec import Recipe
 from budwood.core.task import SPLITS, Preprocessing, Split
 from budwood.models.network import Network, prunable
 from budwood.tasks.images import Seeded, transforms
-from budwood.tasks.samples import SampleTask
+from budwood.tasks.samples import Pixels, SampleTask
 from budwood.tasks.views import Official
 from budwood.train.data import batch_plan, mixed_seed
 from budwood.transfer.full import full
@@ -37,7 +36,6 @@ class Tones(SampleTask):
     """Noisy images whose mean colour is the class's."""
 
     name, source, licence = "tones", "made here", "none"
-    read = staticmethod(Image.fromarray)
 
     def __init__(self, classes: int) -> None:
         self.classes = tuple(f"tone {k}" for k in range(classes))
@@ -47,7 +45,8 @@ class Tones(SampleTask):
         self.samples = {}
         for split in SPLITS:
             targets = [k % classes for k in range(SIZES[split])]
-            pictures = [np.clip(tones[k] + chance.normal(0, 60, (20, 20, 3)), 0, 255).astype(np.uint8) for k in targets]
+            noisy = (np.clip(tones[k] + chance.normal(0, 60, (20, 20, 3)), 0, 255).astype(np.uint8) for k in targets)
+            pictures = [Pixels(f"{split}/{n}", picture) for n, picture in enumerate(noisy)]
             self.samples[split] = list(zip(pictures, targets, strict=True))
 
     def digest(self) -> str:

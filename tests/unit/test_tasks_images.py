@@ -4,18 +4,20 @@ import io
 import struct
 import zlib
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 from torch.utils.data import DataLoader
-from torchvision.transforms import v2
+from torchvision.transforms import InterpolationMode, v2
 
 from budwood.core.errors import UserError
 from budwood.core.task import Preprocessing
+from budwood.tasks import samples
 from budwood.tasks.images import ImageError, Seeded, read_rgb, transforms
-from budwood.tasks.samples import Samples
+from budwood.tasks.samples import Pixels, Samples, kept
 
 
 def pixel(path: Path, x: int = 0, y: int = 0) -> tuple[int, int, int]:
@@ -159,17 +161,65 @@ def test_evaluation_transform_cuts_the_centre() -> None:
     assert torch.equal(out[0], torch.ones(50, 50)) and torch.equal(out[1:], -torch.ones(2, 50, 50))
 
 
+def pictures(count: int) -> list[Pixels]:
+    rng = np.random.default_rng(1)
+    return [Pixels(str(k), rng.integers(0, 255, (40, 40, 3), dtype=np.uint8)) for k in range(count)]
+
+
 def test_numbers_are_those_of_torchvisions_classes() -> None:
-    image = noisy(1).samples[0][0]
+    image = Image.fromarray(pictures(1)[0].data)
     p = Preprocessing(size=40, resize=40, mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
     classes = [v2.ToImage(), v2.ToDtype(torch.float32, scale=True), v2.Normalize(list(p.mean), list(p.std))]
     assert torch.equal(transforms(p, train=False)(image), v2.Compose(classes)(image))
 
 
+@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
+def test_augmentation_is_that_of_torchvisions_classes(interpolation: Literal["bilinear", "bicubic"]) -> None:
+    p = Preprocessing(size=16, interpolation=interpolation)
+    how = InterpolationMode(interpolation)
+    classes = [
+        v2.RandomResizedCrop(16, interpolation=how, antialias=True), v2.RandomHorizontalFlip(),
+        v2.ToImage(), v2.ToDtype(torch.float32, scale=True), v2.Normalize(list(p.mean), list(p.std)),
+    ]  # fmt: skip
+    ours, theirs = transforms(p, train=True), v2.Compose(classes)
+    mirrored = []
+    for seed, source in enumerate(pictures(12)):
+        image = Image.fromarray(source.data)
+        torch.manual_seed(seed)
+        found, after = ours(image), torch.rand(1)
+        torch.manual_seed(seed)
+        assert torch.equal(found, theirs(image)) and torch.equal(after, torch.rand(1))
+        torch.manual_seed(seed)
+        mirrored.append(not torch.equal(found, v2.Compose([classes[0], *classes[2:]])(image)))
+    assert 0 < sum(mirrored) < 12
+
+
+def test_kept_images_are_the_same_and_decoded_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    paths = [tmp_path / f"{source.name}.png" for source in pictures(4)]
+    for path, source in zip(paths, pictures(4), strict=True):
+        Image.fromarray(source.data).save(path)
+    files = Samples([(path, k) for k, path in enumerate(paths)], transforms(Preprocessing(size=16), train=False))
+    expected = [files[k] for k in range(4)]
+    monkeypatch.setattr(samples, "KEPT", 2 * 40 * 40 * 3)
+    held = kept(files)
+    assert all(torch.equal(held[k][0], image) and held[k][1] == target for k, (image, target) in enumerate(expected))
+    for path in paths:
+        path.unlink()
+    assert torch.equal(held[1][0], expected[1][0])
+    with pytest.raises(ImageError, match=r"2\.png"):  # there was no room for the third
+        held[2]
+    with pytest.raises(ImageError, match=r"0\.png"):
+        kept(files)
+
+
+def test_kept_leaves_other_data_sets_alone() -> None:
+    other = torch.utils.data.TensorDataset(torch.zeros(2, 3))
+    assert kept(other) is other
+
+
 def noisy(count: int) -> Samples:
-    rng = np.random.default_rng(1)
-    images = [(Image.fromarray(rng.integers(0, 255, (40, 40, 3), dtype=np.uint8)), k) for k in range(count)]
-    return Samples(images, lambda image: image, transforms(Preprocessing(size=16), train=True))
+    images = [(source, k) for k, source in enumerate(pictures(count))]
+    return Samples(images, transforms(Preprocessing(size=16), train=True))
 
 
 def epoch_of(seed: int, epoch: int, workers: int, order: list[int] | None = None) -> torch.Tensor:
@@ -191,7 +241,7 @@ def test_augmentation_depends_on_seed_epoch_and_sample() -> None:
     alone = epoch_of(0, 3, workers=0)
     assert not torch.equal(epoch_of(1, 3, 0), alone)
     assert not torch.equal(epoch_of(0, 4, 0), alone)
-    same = Samples([noisy(1).samples[0]] * 2, lambda image: image, transforms(Preprocessing(size=16), train=True))
+    same = Samples([noisy(1).samples[0]] * 2, transforms(Preprocessing(size=16), train=True))
     assert not torch.equal(Seeded(same, 0)[0][0], Seeded(same, 0)[1][0])
 
 

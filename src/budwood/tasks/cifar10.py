@@ -1,21 +1,14 @@
 """CIFAR-10 (Krizhevsky 2009): 32-pixel photographs of animals and vehicles."""
 
-from pathlib import Path
 from typing import Any
 
-from PIL import Image
 from torchvision import datasets
 
 from budwood.core.registry import tasks
 
-from .images import read_rgb
 from .published import PublishedTask
 from .readers import CLASS_FOLDERS, authors
 from .samples import Pixels, Sample
-
-
-def _read(source: Pixels | Path) -> Image.Image:
-    return Image.fromarray(source.data) if isinstance(source, Pixels) else read_rgb(source)
 
 
 @tasks.register("cifar10")
@@ -33,7 +26,6 @@ class Cifar10(PublishedTask):
     dataset = datasets.CIFAR10
     parts = {"train": {"train": True}, "test": {"train": False}}
     layouts = (authors("data_batch_1", "test_batch", "batches.meta"), CLASS_FOLDERS)
-    read = staticmethod(_read)
 
     @staticmethod
     def pairs(part: Any) -> list[Sample]:

@@ -11,7 +11,6 @@ from torch.utils.data import Dataset
 from budwood.core.errors import UserError
 from budwood.core.files import digest_of
 
-from .images import read_rgb
 from .inspection import inspect
 from .layout import SUFFIXES, find
 from .samples import Samples, few
@@ -39,7 +38,7 @@ class Labelled:
 
     def load(self, transform: Callable[[Any], Any]) -> Dataset[Any]:
         """(transform(image), class index) of every image."""
-        return Samples(self.samples, read_rgb, transform)
+        return Samples(self.samples, transform)
 
 
 class Images:
@@ -61,7 +60,7 @@ class Images:
 
     def load(self, transform: Callable[[Any], Any]) -> Dataset[Any]:
         """(transform(image), 0) of every image."""
-        return Samples([(path, 0) for path in self.usable], read_rgb, transform)
+        return Samples([(path, 0) for path in self.usable], transform)
 
 
 def _by_wordnet(root: Path) -> list[tuple[Path, str]]:

@@ -15,6 +15,7 @@ from ..core.spec import Recipe
 from ..core.task import Task
 from ..models.network import Network
 from ..tasks.images import Seeded, transforms
+from ..tasks.samples import kept
 from ..tasks.views import chosen_by
 from ..train.data import mixed_seed
 from ..train.fit import Fit, Progress
@@ -49,7 +50,7 @@ def fit_on_new_crops(
     forward, way = backbone(network, accelerate)
     device = next(network.module.parameters()).device
     head = new_head(val[0].shape[1], len(task.classes), seed).to(device)
-    images = task.load("train", transforms(network.lineage.preprocessing, train=True))
+    images = kept(task.load("train", transforms(network.lineage.preprocessing, train=True)))
     fitted = Fit(
         _OnBackbone(head, forward),
         Pruner(),

@@ -10,6 +10,7 @@ from ..core.spec import Recipe
 from ..core.task import Split, Task
 from ..models.network import Network, replace_head
 from ..tasks.images import Seeded, transforms
+from ..tasks.samples import kept
 from ..tasks.views import chosen_by
 from ..train.fit import Fit, Progress
 
@@ -51,8 +52,8 @@ def full(
     if not keep_head:
         network = replace_head(network, task.classes, seed)
     preprocessing = network.lineage.preprocessing
-    train = task.load("train", transforms(preprocessing, train=recipe.augment))
-    val = task.load("val", transforms(preprocessing, train=False))
+    train = kept(task.load("train", transforms(preprocessing, train=recipe.augment)))
+    val = kept(task.load("val", transforms(preprocessing, train=False)))
     fit = Fit(
         network.module,
         pruner,
