@@ -2,16 +2,14 @@
 """The roofline of every layer of ResNet-50 in the engine: how fast it runs, and how fast this machine would let it.
 
     python benchmarks/roofline.py                            # docs/images/roofline.png
-    python benchmarks/roofline.py --compute 250 --operand 160 --cache 60 --memory 12    # ceilings measured elsewhere
 
 Up stands GFLOP/s of non-zero weights, to the right the arithmetic intensity: FLOPs of non-zero weights over the bytes
 of input, residual, output and weights, each touched once for a whole batch (6 bytes a non-zero in a sparse layer, 4 a
 weight in a dense one). A layer's time holds what lays out its input: its halo, its phases, its share of the stem.
 
-Ceilings that are not given are measured, on as many threads: --compute by a dense fp32 product of matrices, --cache by
-copies of an array that fits the second-level cache, --memory by copies of one that fits no cache. --operand, the rate
-of multiply-adds that read one factor from the first-level cache, cannot be measured from Python; without it the line
-is left out. Random weights and random zeros: what they are changes no time.
+The ceilings are measured on as many threads: multiply-adds from registers, multiply-adds with one factor from the
+first-level cache, copies of an array that fits the second-level cache and of one that fits no cache. Random weights and
+random zeros: what they are changes no time.
 """
 
 from __future__ import annotations
@@ -65,15 +63,6 @@ def best(work: Callable[[], Any], seconds: float = 0.5) -> float:
         work()
         found.append(time.perf_counter() - begin)
     return min(found)
-
-
-def compute_ceiling() -> float:
-    """GFLOP/s of a dense fp32 product."""
-    import torch
-
-    n = 1536
-    a, b, out = torch.randn(n, n), torch.randn(n, n), torch.empty(n, n)
-    return 2 * n**3 / best(lambda: torch.mm(a, b, out=out), 2.0) / 1e9
 
 
 def copy_rate(megabytes: float, times: int) -> float:
@@ -157,11 +146,11 @@ def draw(layers: list[Layer], ceilings: dict[str, float], title: str, out: Path)
     figure, axes = plt.subplots(figsize=(9, 6))
     low, high = 2.0 ** np.floor(np.log2(min(v.intensity for v in layers) / 1.3)), 2.0**7
     x = np.geomspace(low, high, 200)
-    top = ceilings["compute"]
-    lines = [axes.axhline(top, color="#444444", lw=1.4, label=f"dense fp32 product, {top:.0f} GFLOP/s")]
-    if ceilings["operand"]:
-        label = f"multiply-adds, a factor from L1, {ceilings['operand']:.0f} GFLOP/s"
-        lines.append(axes.axhline(ceilings["operand"], color="#444444", lw=1, ls="-.", label=label))
+    top = ceilings["registers"]
+    lines = []
+    for key, style, what in (("registers", "-", "multiply-adds"), ("read", "-.", "multiply-adds, a factor from L1")):
+        label = f"{what}, {ceilings[key]:.0f} GFLOP/s"
+        lines.append(axes.axhline(ceilings[key], color="#444444", lw=1.3, ls=style, label=label))
     for key, style, what in (("cache", "--", "copies within L2"), ("memory", ":", "copies in memory")):
         label = f"{what}, {ceilings[key]:.0f} GB/s"
         lines += axes.plot(x, np.minimum(x * ceilings[key], top), style, color="#444444", lw=1.2, label=label)
@@ -199,24 +188,22 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=16, choices=(1, 4, 16))
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--repeats", type=int, default=5, help="profiles of five rounds each")
-    parser.add_argument("--compute", type=float, help="GFLOP/s of dense fp32, on all these threads")
-    parser.add_argument("--operand", type=float, help="GFLOP/s of multiply-adds with one factor from L1")
-    parser.add_argument("--cache", type=float, help="GB/s of the second-level cache")
-    parser.add_argument("--memory", type=float, help="GB/s of the memory")
     parser.add_argument("--out", type=Path, default=HERE.parent / "docs/images/roofline.png")
     options = parser.parse_args()
     os.environ["OMP_NUM_THREADS"] = str(options.threads)
     import torch
 
+    from budwood.engine.native import peak
+
     torch.set_num_threads(options.threads)
     layers, whole = measure(options.sparsity, options.batch, options.threads, options.repeats)
     ceilings = {
-        "compute": options.compute or compute_ceiling(),
-        "operand": options.operand or 0.0,
-        "cache": options.cache or copy_rate(0.6 * options.threads, 50),
-        "memory": options.memory or copy_rate(256, 1),
+        "registers": peak(options.threads),
+        "read": peak(options.threads, read=True),
+        "cache": copy_rate(0.6 * options.threads, 50),
+        "memory": copy_rate(256, 1),
     }
-    print(", ".join(f"{key} {value:.1f}" for key, value in ceilings.items() if value), file=sys.stderr)
+    print(", ".join(f"{key} {value:.1f}" for key, value in ceilings.items()), file=sys.stderr)
     print("layer,kernel,flops_per_byte,gflops,ms_an_image")
     for v in layers:
         print(f"{v.name},{v.kind},{v.intensity:.2f},{v.rate:.1f},{v.ms / options.batch:.4f}")

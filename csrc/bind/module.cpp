@@ -5,6 +5,7 @@
 
 #include "bind/plan.hpp"
 #include "runtime/instruction_sets.hpp"
+#include "runtime/peak.hpp"
 
 NB_MODULE(_native, module) {
   module.def("instruction_sets", [] {
@@ -17,5 +18,14 @@ NB_MODULE(_native, module) {
     const auto* set = budwood::find_instruction_set(isa);
     return set ? set->kernels.lanes : 0;
   });
+  module.def(
+      "peak",
+      [](const std::string& isa, int threads, bool read, double seconds) {
+        const auto* set = budwood::find_instruction_set(isa);
+        if (!set || threads < 1) throw nanobind::value_error("no such instruction set, or no threads");
+        nanobind::gil_scoped_release unlocked;
+        return budwood::peak(*set, threads, read, seconds);
+      },
+      nanobind::arg("isa"), nanobind::arg("threads"), nanobind::arg("read"), nanobind::arg("seconds"));
   budwood::bind::add_plan(module);
 }

@@ -8,6 +8,7 @@
 #include "kernels/global_average/global_average.hpp"
 #include "kernels/layer_norm/layer_norm.hpp"
 #include "kernels/linear/linear.hpp"
+#include "kernels/multiply_add/multiply_add.hpp"
 #include "kernels/pool/pool.hpp"
 #include "kernels/repack/repack.hpp"
 #include "kernels/softmax/softmax.hpp"
@@ -30,6 +31,7 @@
   X(layer_norm, LayerNorm)              \
   X(layer_norm_vector, LayerNormVector) \
   X(softmax, Softmax)                   \
+  X(multiply_add, MultiplyAdd)          \
   X(elementwise, Elementwise)           \
   X(activate, Activate)                 \
   X(batch_sums, BatchSums)              \

@@ -484,12 +484,34 @@ void test_softmax(const Kernels& k, Random& random) {
     }
 }
 
+// ---- multiply_add
+
+// Sums of powers of two, which nothing rounds: after r rounds with 0.5, 1 - 2^-r in every lane. Where factors are read,
+// each lane has its own, and the last of them would show at once if another were taken.
+void test_multiply_add(const Kernels& k, Random&) {
+  const int64_t L = k.lanes;
+  for (bool read : {false, true})
+    for (int64_t rounds : {0, 1, 3, 9}) {
+      std::vector<float> factors((kMultiplyAddSums + 3) * L);
+      for (size_t i = 0; i < factors.size(); ++i) factors[i] = i % 3 == 0 ? 0.5f : i % 3 == 1 ? 1.0f : 0.25f;
+      Target out(kMultiplyAddSums * L);
+      k.multiply_add({factors.data(), out.data(), rounds, read});
+      const auto what = label("multiply_add", {read, rounds});
+      for (int64_t i = 0; i < kMultiplyAddSums * L; ++i) {
+        double sum = 0;
+        for (int64_t r = 0; r < rounds; ++r) sum = sum * factors[read ? r % 4 * L + i : i % L] + factors[0];
+        out.expect(i, sum, 0, what);
+      }
+      out.finish(what);
+    }
+}
+
 void test(const InstructionSet& set) {
   const int before = failures;
   Random random(1);
   for (auto* kernel : {test_repack, test_sparse_conv, test_dense_conv, test_stencil, test_pool, test_global_average,
                        test_linear, test_sparse_linear, test_elementwise, test_activate, test_layer_norm,
-                       test_layer_norm_vector, test_softmax})
+                       test_layer_norm_vector, test_softmax, test_multiply_add})
     kernel(set.kernels, random);
   std::printf("%s: %s\n", set.name, failures == before ? "passed" : "FAILED");
 }

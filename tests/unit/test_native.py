@@ -36,6 +36,14 @@ def test_an_unavailable_set_is_one_clear_line(monkeypatch: pytest.MonkeyPatch) -
     assert finished.returncode != 0 and "available" in finished.stderr.splitlines()[-1]
 
 
+def test_the_peak_is_a_rate_and_nonsense_is_refused() -> None:
+    assert native.peak(1) > 0 and native.peak(2, read=True) > 0
+    with pytest.raises(ValueError, match="no threads"):
+        native.peak(0)
+    with pytest.raises(ValueError, match="no such"):
+        native._native.peak("avx9", 1, False, 0.01)
+
+
 def test_importing_it_does_not_import_torch() -> None:
     code = "import sys, budwood.engine.native; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0

@@ -37,7 +37,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Profile:
-    """`ms` is the median of whole runs, an image; `ceiling` is in GFLOP/s, measured or the best of the rows."""
+    """`ms` is the median of whole runs, an image; `ceiling` is the rate of multiply-adds alone, in GFLOP/s."""
 
     name: str
     batch: int
@@ -48,7 +48,6 @@ class Profile:
     ms: float
     flops: float
     ceiling: float
-    ceiling_is_best: bool
 
     @property
     def rate(self) -> float:
@@ -56,9 +55,9 @@ class Profile:
         return _rate(self.flops, self.ms)
 
 
-def profile(program: Program, batch: int, rounds: int, peak: float | None) -> Profile:
+def profile(program: Program, batch: int, rounds: int) -> Profile:
     """Run the plan for `batch` images `rounds` times, on random images, and take medians."""
-    from .native import instruction_set
+    from .native import instruction_set, peak
 
     plan = program.plan(batch)
     random = np.random.default_rng(0)
@@ -66,11 +65,12 @@ def profile(program: Program, batch: int, rounds: int, peak: float | None) -> Pr
     outputs = [np.empty((batch, *shape), np.float32) for shape in program.output_shapes]
     for _ in range(2):
         plan.run(inputs, outputs, program.threads)
+    ceiling = peak(program.threads)
     times = np.array([plan.run(inputs, outputs, program.threads, timed=True) for _ in range(max(rounds, 1))])
     each = np.median(times, axis=0) * 1000 / batch
     whole = float(np.median(times.sum(axis=1))) * 1000 / batch
     return from_times(
-        program, plan.steps, batch, [float(ms) for ms in each], whole, len(times), peak, instruction_set()
+        program, plan.steps, batch, [float(ms) for ms in each], whole, len(times), ceiling, instruction_set()
     )
 
 
@@ -81,12 +81,11 @@ def from_times(
     each: Sequence[float],
     whole: float,
     rounds: int,
-    peak: float | None,
+    ceiling: float,
     isa: str,
 ) -> Profile:
     """Rows from times: milliseconds an image of each step, and of the whole."""
     rates = [_rate(step.flops, ms) for step, ms in zip(steps, each, strict=True)]
-    ceiling = peak or max(rates, default=0.0)
     sources = {node.name: node.source for node in program.graph}
     rows = tuple(
         Row(
@@ -100,14 +99,12 @@ def from_times(
             flops=s.flops,
             ms=ms,
             rate=rate,
-            share=rate / ceiling if ceiling else 0.0,
+            share=rate / ceiling,
         )
         for s, ms, rate in zip(steps, each, rates, strict=True)
     )
     flops = sum(s.flops for s in steps)
-    return Profile(
-        program.name, batch, program.threads, isa, rounds, rows, whole, flops, ceiling, ceiling_is_best=peak is None
-    )
+    return Profile(program.name, batch, program.threads, isa, rounds, rows, whole, flops, ceiling)
 
 
 def _rate(flops: float, ms: float) -> float:
@@ -120,18 +117,17 @@ HEADINGS = ("layer", "op", "output", "zeros", "ms", "GFLOP/s", "ceiling", "kerne
 def text(found: Profile) -> str:
     """The table, one line a step."""
     lines = [_cells(row) for row in found.rows]
-    total = ("all", "", "", "", f"{found.ms:.3f}", f"{found.rate:.1f}", _percent(found.rate, found.ceiling), "", "")
+    total = ("all", "", "", "", f"{found.ms:.3f}", f"{found.rate:.1f}", f"{found.rate / found.ceiling:.0%}", "", "")
     table = [HEADINGS, *lines, total]
     widths = [max(len(line[k]) for line in table) for k in range(len(HEADINGS))]
     drawn = ["  ".join(_aligned(cell, width, k) for k, (cell, width) in enumerate(zip(line, widths, strict=True)))
              for line in table]  # fmt: skip
     drawn = [line.rstrip() for line in drawn]
     rule = "-" * max(map(len, drawn))
-    what = "the best rate of a layer" if found.ceiling_is_best else "the rate of fused multiply-adds"
     head = (
         f"{printable(found.name) or 'program'}: batch {found.batch}, {found.threads} threads, {found.isa}; "
         f"medians of {found.rounds} rounds, ms an image; GFLOP/s of non-zero weights; "
-        f"ceiling {found.ceiling:.0f} GFLOP/s, {what}"
+        f"ceiling {found.ceiling:.0f} GFLOP/s, the rate of multiply-adds alone"
     )
     return "\n".join([head, drawn[0], rule, *drawn[1:-1], rule, drawn[-1]])
 
@@ -149,10 +145,6 @@ def _cells(row: Row) -> tuple[str, ...]:
         row.kernel,
         printable(row.reason),
     )
-
-
-def _percent(value: float, of: float) -> str:
-    return f"{value / of:.0%}" if of else ""
 
 
 def _aligned(cell: str, width: int, column: int) -> str:

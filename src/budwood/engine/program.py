@@ -138,17 +138,17 @@ class Program:
 
     # -- looking inside, keeping --------------------------------------------------------------------------
 
-    def profile(self, batch: int = 1, rounds: int = 20, peak: float | None = None) -> explain.Profile:
+    def profile(self, batch: int = 1, rounds: int = 20) -> explain.Profile:
         """Every layer's kernel and time, as `explain` prints them."""
-        return explain.profile(self, batch, rounds, peak)
+        return explain.profile(self, batch, rounds)
 
-    def explain(self, batch: int = 1, rounds: int = 20, peak: float | None = None) -> str:
+    def explain(self, batch: int = 1, rounds: int = 20) -> str:
         """A table of the layers: shape, sparsity, kernel and why, time, rate, share of the ceiling.
 
-        `batch` is one of `CHUNKS`; times are medians of so many `rounds`, in milliseconds an image. `peak` is the
-        ceiling, in GFLOP/s on this program's threads; without it, the best rate among the layers is.
+        `batch` is one of `CHUNKS`; times are medians of so many `rounds`, in milliseconds an image. The ceiling
+        is what this program's threads can multiply and add from registers, measured just before.
         """
-        return explain.text(self.profile(batch, rounds, peak))
+        return explain.text(self.profile(batch, rounds))
 
     def save(self, path: str | os.PathLike[str]) -> int:
         """Write one file and return its size in bytes. See `saved.save`."""
