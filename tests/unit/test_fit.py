@@ -213,8 +213,8 @@ class Interrupted(Exception):
     pass
 
 
-def interrupt_at(step: int) -> Callable[[int, int, float], None]:
-    def progress(done: int, total: int, loss: float) -> None:
+def interrupt_at(step: int) -> Callable[[int, int, str], None]:
+    def progress(done: int, total: int, how: str) -> None:
         if done == step:
             raise Interrupted
 

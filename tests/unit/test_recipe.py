@@ -4,6 +4,7 @@ import tomllib
 from pathlib import Path
 
 import pytest
+import torch
 from pydantic import BaseModel
 
 from budwood.core.errors import UserError
@@ -11,6 +12,7 @@ from budwood.core.pruner import Settings
 from budwood.core.registry import methods
 from budwood.core.spec import Recipe
 from budwood.study.recipe import RecipeFile, merged, read, write
+from budwood.train.optim import learning_rate
 
 CASES: list[tuple[str, Settings | None]] = [
     (name, settings) for name in methods for settings in (None, *methods.get(name).papers.values())
@@ -45,6 +47,29 @@ def test_every_option_is_explained_and_every_cost_told(name: str) -> None:
         assert kind.papers, "the authors' settings are missing"
         assert all(settings.source for settings in kind.papers.values())
         assert kind.cost != "none beyond the training", "what it costs is not told"
+
+
+@pytest.mark.parametrize(
+    ("method", "settings", "start", "every", "end"),
+    [
+        ("woodfisher", "resnet50", 40, 6, 90),
+        ("gmp", "post-training", 40, 6, 90),
+        ("woodfisher", "mobilenetv1", 30, 1, 100),
+    ],
+)
+def test_the_learning_rates_of_woodfishers_program(
+    method: str, settings: str, start: int, every: int, end: int
+) -> None:
+    """IST-DASLab/WoodFisher, policies/trainers.py: the scheduler steps when an epoch ends, (start, every, end) says
+    which."""
+    recipe = methods.get(method).papers[settings].recipe
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=0.005)
+    scheduler = torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.92 if every == 1 else 0.6)
+    for epoch in range(100):
+        assert learning_rate(recipe, 7 * epoch + 3, 7) == pytest.approx(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        if start <= epoch <= end and (epoch - start) % every == 0:
+            scheduler.step()
 
 
 def test_by_hand(tmp_path: Path) -> None:

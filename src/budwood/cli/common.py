@@ -2,9 +2,7 @@
 
 import copy
 import json
-import math
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -12,7 +10,8 @@ import torch
 from cyclopts import Parameter
 from cyclopts.validators import Number
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import Progress as Live
 
 from ..core.errors import UserError
 from ..core.files import csv_text, write_atomic
@@ -22,6 +21,7 @@ from ..core.task import Metric, Task
 from ..study.grid import check_folder
 from ..study.run import mark
 from ..tasks import opening
+from ..train.fit import Progress
 
 screen = Console(stderr=True, highlight=False)
 """For words to a person; what a program may read goes to stdout."""
@@ -104,7 +104,7 @@ class Bars:
     """Progress bars with rate and time left, on a terminal; silent elsewhere."""
 
     def __init__(self, quiet: bool = False) -> None:
-        self.progress = Progress(
+        self.progress = Live(
             TextColumn("{task.description}"),
             BarColumn(),
             MofNCompleteColumn(),
@@ -122,17 +122,16 @@ class Bars:
     def __exit__(self, *_: object) -> None:
         self.progress.stop()
 
-    def of(self, spec: RunSpec) -> Callable[[int, int, float], None]:
+    def of(self, spec: RunSpec) -> Progress:
         """A bar for one run."""
         bar = self.progress.add_task(label(spec), total=None, note="")
         start: list[float] = []
 
-        def show(done: int, total: int, loss: float) -> None:
+        def show(done: int, total: int, how: str) -> None:
             now = self.progress.get_time()
             start[:] = start or [now, done]
             rate = (done - start[1]) / (now - start[0]) if now > start[0] else 0.0
-            told = [] if math.isnan(loss) else [f"loss {loss:.3f}"]  # pruning at once has steps, and no loss
-            note = ", ".join(told + ([f"{rate:.1f} steps/s"] if rate else []))
+            note = ", ".join(part for part in (how, f"{rate:.1f} steps/s" if rate else "") if part)
             self.progress.update(bar, completed=done, total=total, note=note)
 
         return show

@@ -33,7 +33,7 @@ def run(kind: Kind, /, *, json: Annotated[bool, Parameter(negative=())] = False)
         return
     table = Table()
     for column in rows[0]:
-        table.add_column(column.replace("_", " "), no_wrap=column in ("name", "family"))
+        table.add_column(column.replace("_", " "), no_wrap=column in ("name", "family"), overflow="fold")
     for row in rows:
         table.add_row(*(escape(str(value)) for value in row.values()))
     Console(highlight=False).print(table)
@@ -46,6 +46,7 @@ def _methods() -> list[dict[str, Any]]:
         when = ["at once"] if tags.at_once else []
         when += ["while training"] if tags.gradual else []
         needs = [tags.data] if tags.data != "none" else []
+        needs += ["gradients"] if tags.gradients else []
         needs += [] if tags.at_once else ["epochs"]
         facts = {"name": name, "family": tags.family, "paper": tags.paper}
         facts |= {"prunes": "never" if tags.density == "given" else ", ".join(when), "needs": ", ".join(needs)}

@@ -35,6 +35,8 @@ class Tags:
     data: Literal["none", "images", "labels"] = "none"
     """What it must see beyond the batches of the training (`Plan.batches`): nothing, images, or images with labels,
     for which the network's own answers stand in where there are none."""
+    gradients: bool = False
+    """It chooses weights by gradients of the loss."""
     patterns: bool = False
     """It takes the option `pattern`: N:M and 1xB beside single weights."""
     recalibrates: bool = False

@@ -84,7 +84,7 @@ class ACDC(Scored):
             results={0.9: 76.09, 0.95: 74.29},
         ),
         "mobilenet": Settings(
-            "timm:mobilenetv1_100 --from-scratch",
+            "published:mobilenet_v1 --from-scratch",
             "IST-DASLab/ACDC, README.md and iht_imagenet_mobilenet_insta_cosinelr_s75_ep100.yaml",
             IMAGENET, {"allocation": "global"}, sparsity=0.75, results={0.75: 70.41, 0.9: 66.24},
         ),

@@ -40,7 +40,7 @@ class CAP(FisherPruner):
 
     tags = Tags(
         family="second-order", paper="Kuznedelev et al. 2023", gradual=True, seeded=True, edits_weights=True,
-        data="labels", patterns=True,
+        data="labels", gradients=True, patterns=True,
     )  # fmt: skip
     Options = CAPOptions
     brief = {

@@ -244,13 +244,13 @@ def room(folder: Path) -> int:
 
 
 def averaged(
-    model: nn.Module, names: list[str], plan: Plan, count: int, size: int, salt: int
+    model: nn.Module, names: list[str], plan: Plan, count: int, size: int, salt: int, *, fisher: bool = True
 ) -> Iterator[list[Tensor]]:
-    """`count` gradients of the mean loss over `size` images each, which go through the network in equal parts of up
-    to TOGETHER: memory does not grow with `size`."""
+    """`gradients` of the mean loss over `size` images each, which go through the network in equal parts of up to
+    TOGETHER: memory does not grow with `size`."""
     part = max(d for d in range(1, min(size, TOGETHER) + 1) if size % d == 0)
     parts = size // part
-    stream = gradients(model, names, plan, count * parts, part, salt)
+    stream = gradients(model, names, plan, count * parts, part, salt, fisher=fisher)
     for first in stream:
         total = first
         for _ in range(parts - 1):

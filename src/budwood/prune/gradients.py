@@ -18,14 +18,12 @@ def batches_of(plan: Plan, size: int, salt: int) -> Batches:
     return plan.batches(size, salt)
 
 
-def targets_for(model: nn.Module, images: Tensor, targets: Tensor, labelled: bool, random: torch.Generator) -> Tensor:
-    """The classes (N,) that the loss asks for: the labels, or, where these mean nothing, classes drawn from the
-    network's own answers."""
-    if labelled:
-        return targets
-    with torch.no_grad():
-        answers = model(images).float().softmax(1).cpu()
-    return torch.multinomial(answers, 1, generator=random).flatten().to(images.device)
+def answered(output: Tensor, labels: Tensor, labelled: bool) -> Tensor:
+    """The classes (N,) that a loss asks for: the labels, or, where these mean nothing, the network's own answers.
+
+    Its best ones: under classes drawn from what it gives them, gradients have a mean of zero.
+    """
+    return labels if labelled else output.detach().argmax(1)
 
 
 def drawn(answers: Tensor, random: torch.Generator) -> tuple[Tensor, Tensor]:
@@ -47,10 +45,11 @@ def drawn(answers: Tensor, random: torch.Generator) -> tuple[Tensor, Tensor]:
 
 
 def gradients(
-    model: nn.Module, names: list[str], plan: Plan, count: int, size: int, salt: int
+    model: nn.Module, names: list[str], plan: Plan, count: int, size: int, salt: int, *, fisher: bool
 ) -> Iterator[list[Tensor]]:
     """`count` times the gradients of the mean cross entropy over a batch of `size` images, one tensor per name. Where
-    the labels mean nothing, of losses that are drawn (`drawn`).
+    the labels mean nothing, `fisher` has losses drawn for the outer products of the gradients (`drawn`); without it,
+    for their sum, the network's own answers stand in (`answered`).
 
     In evaluation mode: batch norm uses its running statistics, dropout does nothing. `salt` picks other images and
     other drawn classes.
@@ -64,11 +63,11 @@ def gradients(
             images, labels = next(batches)
             with torch.enable_grad():  # not around the yield: a stream that is given up would leave it as it was here
                 output = model(images).float()
-                if plan.labelled:
-                    loss = F.cross_entropy(output, labels)
-                else:
+                if fisher and not plan.labelled:
                     classes, factors = drawn(output.detach().softmax(1).cpu(), random)
                     losses = F.cross_entropy(output, classes.to(output.device), reduction="none")
                     loss = (losses * factors.to(output.device)).mean()
+                else:
+                    loss = F.cross_entropy(output, answered(output, labels, plan.labelled))
                 found = [g.detach() for g in torch.autograd.grad(loss, wanted, materialize_grads=True)]
             yield found

@@ -13,7 +13,7 @@ from ..core.pruner import Settings, Tags
 from ..core.registry import methods
 from ..core.spec import Recipe
 from .fresh import with_statistics
-from .gradients import batches_of, targets_for
+from .gradients import answered, batches_of
 from .scored import Scored, ScoreOptions
 
 
@@ -35,7 +35,9 @@ class GraSP(Scored):
     trained has them measured first, on a copy. The classifier keeps its weights, which they draw anew.
     """
 
-    tags = Tags(family="one-shot", paper="Wang et al. 2020", seeded=True, data="labels", patterns=True)
+    tags = Tags(
+        family="one-shot", paper="Wang et al. 2020", seeded=True, data="labels", gradients=True, patterns=True,
+    )  # fmt: skip
     Options = GraSPOptions
     brief = {"gradients": 2, "batch": 16}
     cost = (
@@ -97,10 +99,9 @@ class GraSP(Scored):
     def _losses(self, model: nn.Module, step: int, done: int) -> Iterator[Tensor]:
         """The loss of each batch, softened by the temperature; the same ones every time."""
         plan, options = self.plan_, self.options
-        random = plan.random(step)
         batches = batches_of(plan, options.batch, step)
         for i in range(options.gradients):
             images, labels = next(batches)
-            targets = targets_for(model, images, labels, plan.labelled, random)
-            yield F.cross_entropy(model(images).float() / options.temperature, targets)
+            output = model(images).float()
+            yield F.cross_entropy(output / options.temperature, answered(output, labels, plan.labelled))
             plan.told(done + i + 1, 2 * options.gradients)

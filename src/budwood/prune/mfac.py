@@ -28,7 +28,7 @@ class MFAC(FisherPruner):
 
     tags = Tags(
         family="second-order", paper="Frantar et al. 2021", gradual=True, seeded=True, edits_weights=True,
-        data="labels", patterns=True,
+        data="labels", gradients=True, patterns=True,
     )  # fmt: skip
     Options = MFACOptions
     brief = {"gradients": 6, "batch": 4, "block": 100, "recomputations": 2, "schedule": {"updates": 3}}

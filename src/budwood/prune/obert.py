@@ -44,7 +44,7 @@ class OBert(FisherPruner):
 
     tags = Tags(
         family="second-order", paper="Kurtic et al. 2022", gradual=True, seeded=True, edits_weights=True,
-        data="labels", patterns=True,
+        data="labels", gradients=True, patterns=True,
     )  # fmt: skip
     Options = OBertOptions
     brief = {

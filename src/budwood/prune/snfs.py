@@ -33,7 +33,10 @@ class SNFS(Regrow):
     the weights it has before the drop. What does not fit into a layer goes to the others in equal parts.
     """
 
-    tags = Tags(family="re-growth", paper="Dettmers & Zettlemoyer 2019", gradual=True, at_once=False, revives=True)
+    tags = Tags(
+        family="re-growth", paper="Dettmers & Zettlemoyer 2019", gradual=True, at_once=False, revives=True,
+        gradients=True,
+    )  # fmt: skip
     Options = SNFSOptions
     brief = {"every": 3}
     cost = (

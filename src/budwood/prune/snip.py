@@ -8,8 +8,8 @@ from ..core.mask import Mask
 from ..core.pruner import Settings, Tags
 from ..core.registry import methods
 from ..core.spec import Recipe
+from .fisher import averaged
 from .fresh import with_statistics
-from .gradients import gradients
 from .scored import Scored, ScoreOptions
 
 
@@ -25,10 +25,12 @@ class SNIP(Scored):
     """Removes the smallest |w dL/dw|, which is |dL/dc| for a factor c = 1 on the weight (the paper's sensitivity).
 
     In evaluation mode, as in the authors' program; a network that was never trained has its batch norm statistics
-    measured first, on a copy.
+    measured first, on a copy. Without labels the loss is that of the network's own answers.
     """
 
-    tags = Tags(family="one-shot", paper="Lee et al. 2019", seeded=True, data="labels", patterns=True)
+    tags = Tags(
+        family="one-shot", paper="Lee et al. 2019", seeded=True, data="labels", gradients=True, patterns=True,
+    )  # fmt: skip
     Options = SNIPOptions
     brief = {"gradients": 2, "batch": 16}
     cost = (
@@ -58,8 +60,8 @@ class SNIP(Scored):
         names, options = self.layers(model, mask), self.options
         settled = with_statistics(model, self.plan_, options.batch, step)
         sums = {name: torch.zeros_like(model.get_parameter(name)) for name in names}
-        drawn = gradients(settled, names, self.plan_, options.gradients, options.batch, step)
-        for done, found in enumerate(drawn, start=1):
+        stream = averaged(settled, names, self.plan_, options.gradients, options.batch, step, fisher=False)
+        for done, found in enumerate(stream, start=1):
             for name, gradient in zip(names, found, strict=True):
                 sums[name] += gradient
             self.plan_.told(done, options.gradients)

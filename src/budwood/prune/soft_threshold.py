@@ -76,7 +76,7 @@ class STR(Pruner):
             ),
         ),
         "mobilenetv1": Settings(
-            model="timm:mobilenetv1_100 --from-scratch",
+            model="published:mobilenet_v1 --from-scratch",
             source="RAIVNLab/STR, configs/largescale/mobilenetv1-str.yaml; accuracies from its README",
             recipe=PAPER.model_copy(update={"weight_decay": 3.751757813e-5}),
             options={"initial": -12800.0},

@@ -12,7 +12,6 @@ ROOT/pruned/KEY.safetensors          a network pruned at once by a method that t
 
 import contextlib
 import fcntl
-import math
 import shutil
 import time
 from collections.abc import Callable, Iterator
@@ -156,7 +155,7 @@ class Runner:
         with_head = spec.transfer == "none" and (self.task is None or same)  # one that will be made anew is not pruned
         plan = Plan(
             0, 0, spec.seed, labelled=same, scratch=scratch,
-            progress=None if told is None else lambda done, total: told(done, total, math.nan),
+            progress=None if told is None else lambda done, total: told(done, total, ""),
         )  # fmt: skip
         network.module.to(self.device)
         pruned = prune_at_once(network, pruner, self._calibration(network), self.workers, with_head, plan)

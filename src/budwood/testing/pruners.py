@@ -109,11 +109,13 @@ def trace(make: Make, mask: Mask, model: nn.Module | None = None, **fit: Any) ->
     data = toy_data()
     training = Fit(model, pruner, mask, data, data, recipe, **fit)
 
-    def after_step(done: int, total: int, loss: float) -> None:
+    def after_step(done: int, total: int, how: str) -> None:
+        if how.startswith("pruning"):
+            return
         traced.masks.append(training.mask)
         assert training.mask.holds(training.model), f"a pruned weight is not zero after step {done - 1}"
         if inner is not None:
-            inner(done, total, loss)
+            inner(done, total, how)
 
     inner, training.progress = training.progress, after_step
     fitted = training.run()

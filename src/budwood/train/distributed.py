@@ -53,6 +53,14 @@ def from_first(value: Any) -> Any:
     return box[0]
 
 
+def gathered(value: Any) -> list[Any]:
+    """Every process's value, everywhere."""
+    values = [value] * world()
+    if world() > 1:
+        dist.all_gather_object(values, value)
+    return values
+
+
 def meet() -> None:
     """Go on when every process has come here."""
     if world() > 1:
@@ -70,9 +78,7 @@ def agree(mask: Mask) -> None:
     """Raise UserError where the processes hold different masks."""
     if world() == 1:
         return
-    digests: list[Any] = [None] * world()
-    dist.all_gather_object(digests, mask.digest())
-    if len(set(digests)) > 1:
+    if len(set(gathered(mask.digest()))) > 1:
         raise UserError("the processes hold different masks: the method's update depends on more than the gradients")
 
 

@@ -48,14 +48,16 @@ zeros (docs/results/training.md)."""
 LASTING = 8
 """Steps in which a mask has to be in force to be worth what the engine makes of it, which takes as long as one or two
 steps: one that another follows sooner is trained through PyTorch."""
+ASKED = 16
+"""Steps after which several processes ask the first one whether to save."""
 ENGINE, OFF, FEW = "engine", "off", "few zeros"
 NEW, LOOKS, OWN = "a mask in force for few steps", "gradients of pruned weights", "weights of the method's own"
 """What a step went through, or why through PyTorch."""
 SCRATCH = "scratch"
 """The folder for a method's `Plan.scratch`, beside the state of the run."""
 
-Progress = Callable[[int, int, float], None]
-"""(steps done, steps in all, loss of the last one)"""
+Progress = Callable[[int, int, str], None]
+"""(steps done, steps in all, how it goes: the loss of the last one, or what the method is doing)"""
 
 
 @dataclass
@@ -131,7 +133,9 @@ class Fit:
         batches = len(self._batches(0))
         scratch = self.state_path.parent / SCRATCH if self.state_path is not None else None
         draw = batches_from(self.train, self.seed, self.workers, self.device)
-        self.plan = Plan(self.recipe.epochs, batches, self.seed, draw, scratch=scratch, recipe=self.recipe)
+        self.plan = Plan(
+            self.recipe.epochs, batches, self.seed, draw, scratch=scratch, progress=self._told, recipe=self.recipe
+        )
         self.pruner.check(self.model, self.mask, self.recipe.epochs)
         self.cycles = self.pruner.cycles(self.plan)
         self.mask = distributed.mask_from_first(self.pruner.start(self.model, self.mask, self.plan))
@@ -146,6 +150,10 @@ class Fit:
         self.best_mask, self.best_epoch, self.best_score = self.mask, -1, -math.inf
         self.loss_sum = 0.0
         self.saved_at = time.monotonic()
+
+    def _told(self, done: int, total: int) -> None:
+        if self.progress is not None:
+            self.progress(self.step, self.plan.steps, f"pruning, {done} of {total}")
 
     def _batches(self, epoch: int) -> list[list[int]]:
         length = len(self.train)  # type: ignore[arg-type]
@@ -180,13 +188,18 @@ class Fit:
             self.loss_sum += loss
             self.step += 1
             if self.progress is not None:
-                self.progress(self.step, self.plan.steps, loss)
-            # In the middle of an epoch every process has random numbers of its own, and only one of them is saved.
-            alone = distributed.world() == 1 and self.step % self.plan.steps_per_epoch
-            if alone and time.monotonic() - self.saved_at > self.save_seconds:
+                self.progress(self.step, self.plan.steps, f"loss {loss:.3f}")
+            if self._due():
                 self._save()
         self._close_epoch(epoch)
         self._save()
+
+    def _due(self) -> bool:
+        """Whether to save in the middle of an epoch: by the first process's clock, which others ask now and then."""
+        late = time.monotonic() - self.saved_at > self.save_seconds
+        if self.step % self.plan.steps_per_epoch == 0 or (distributed.world() > 1 and self.step % ASKED):
+            return False
+        return bool(distributed.from_first(late))
 
     def _step(self, batch: tuple[Tensor, Tensor]) -> float:
         lr = learning_rate(self.recipe, self.step, self.plan.steps_per_epoch, self.cycles)
@@ -353,7 +366,11 @@ class Fit:
 
     def _save(self) -> None:
         self.saved_at = time.monotonic()
-        if self.state_path is None or distributed.rank() != 0:
+        if self.state_path is None:
+            return
+        # All else is the same everywhere, or becomes as the first process has it before the next pass.
+        random = distributed.gathered(torch.get_rng_state())
+        if distributed.rank() != 0:
             return
         momenta = {
             str(i): state["momentum_buffer"]
@@ -368,7 +385,7 @@ class Fit:
             "best": self.best if self.best_epoch >= 0 else {},
             "best_mask": {name: self.best_mask[name] for name in self.best_mask},
             "average": self.average.state_dict() if self.average is not None else {},
-            "rng": {"cpu": torch.get_rng_state()},
+            "rng": {str(rank): state for rank, state in enumerate(random)},
         }
         best_score = self.best_score if math.isfinite(self.best_score) else None
         facts = {
@@ -396,4 +413,9 @@ class Fit:
         self.step, self.loss_sum, self.history = facts["step"], facts["loss_sum"], facts["history"]
         self.since, self.lasted, self.ways = facts["since"], facts["lasted"], facts["ways"]
         if self.step % self.plan.steps_per_epoch:
-            torch.set_rng_state(groups["rng"]["cpu"].clone())
+            if len(groups["rng"]) != distributed.world():
+                raise UserError(
+                    f"{self.state_path} is of the middle of an epoch of {len(groups['rng'])} processes, not of "
+                    f"{distributed.world()}; go on with as many, or delete it to start this run again"
+                )
+            torch.set_rng_state(groups["rng"][str(distributed.rank())].clone())

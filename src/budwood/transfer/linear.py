@@ -62,7 +62,8 @@ def fit_head(
         if found[metric] > best_score or (recipe.select == "last" and recipe.head != "lbfgs"):
             best, best_score = head, found[metric]
         if progress is not None:
-            progress(i + 1, len(REGULARISATION) if recipe.head == "lbfgs" else recipe.epochs, found["loss"])
+            heads = len(REGULARISATION) if recipe.head == "lbfgs" else recipe.epochs
+            progress(i + 1, heads, f"loss {found['loss']:.3f}")
     if best is None:
         raise UserError("a linear head by SGD needs at least one epoch; raise --epochs")
     return best, history

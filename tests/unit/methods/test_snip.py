@@ -1,6 +1,7 @@
 """SNIP: the sensitivity of the loss to each weight, against autograd written plainly."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -82,6 +83,22 @@ def test_as_the_derivative_by_the_factor_of_each_weight() -> None:
     for name, factor in factors.items():
         assert factor.grad is not None
         assert torch.allclose(found[name].double(), factor.grad.abs(), rtol=1e-3, atol=1e-6)
+
+
+def test_without_labels_the_networks_own_answers_stand_in() -> None:
+    """And nothing is left to chance: the same images give the same scores, whatever their labels say."""
+    model = trained_network()
+    mask = Mask.ones(prunable(model, head=True))
+    images = toy_data()[:8][0]
+    with torch.no_grad():
+        answers = trained_network().eval()(images).argmax(1)
+    assert len(answers.unique()) > 1
+    options = SNIPOptions(gradients=1, batch=8)
+    expected = scores(model, mask, options, plan((images, answers)))
+    wrong = plan((images, (answers + 1) % 3))
+    found = scores(model, mask, options, replace(wrong, labelled=False))
+    assert all(torch.equal(found[name], expected[name]) for name in mask)
+    assert not all(torch.equal(score, expected[name]) for name, score in scores(model, mask, options, wrong).items())
 
 
 def test_what_is_pruned_stays_pruned_and_the_network_as_it_is() -> None:

@@ -57,9 +57,12 @@ def _add(context: Context, node: Conv, source: Operand, out: View, flops: float)
         residual = context.view(node.inputs[1])
         reads.append(residual)
     density = float(np.count_nonzero(node.weight)) / node.weight.size
-    wanted = density < DENSE_FROM
-    kind = "sparse" if wanted and near(source) else "dense"
-    reason = f"{density:.0%} of the weights left" + (", too far apart for 16 bits" if wanted and kind == "dense" else "")
+    kind, reason = "dense", f"{density:.0%} of the weights left"
+    if density < DENSE_FROM:
+        if near(source):
+            kind = "sparse"
+        else:
+            reason += ", too far apart for 16 bits"
     info = StepInfo(node.name, "Conv", kind, reason, context.shape(node.name), 1 - density, flops)
     emit = _sparse if kind == "sparse" else _dense
     by_channels = _read_by_channels(context, node.name)
