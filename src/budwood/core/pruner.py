@@ -1,5 +1,6 @@
 """What a pruning method is. The base class is training at a fixed mask; with a mask of ones, dense training."""
 
+import itertools
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -86,6 +87,28 @@ class Plan:
 
 
 @dataclass(frozen=True)
+class Cycles:
+    """Trainings one after the other in one run, each with the schedule of the learning rate from its start; all but the
+    first begin `skip` epochs into it, where their weights were rewound to."""
+
+    count: int = 1
+    skip: int = 0
+
+    def length(self, epochs: int) -> int | None:
+        """Epochs of the first training where all together have so many; None where no number of epochs fits."""
+        length, left = divmod(epochs + (self.count - 1) * self.skip, self.count)
+        return None if left or (self.count > 1 and length <= self.skip) else length
+
+    def place(self, step: int, length: int, steps_per_epoch: int) -> tuple[int, int]:
+        """Which training a step belongs to (0-based), and which step of the schedule it is; `length` as above."""
+        first, skip = length * steps_per_epoch, self.skip * steps_per_epoch
+        if self.count == 1 or step < first:
+            return 0, step
+        which, rest = divmod(step - first, first - skip)
+        return which + 1, skip + rest
+
+
+@dataclass(frozen=True)
 class Settings:
     """How a method's authors used it: what `budwood recipe show METHOD --paper` writes."""
 
@@ -143,19 +166,21 @@ class Pruner:
         many epochs (0: at once)."""
         if epochs == 0 and not self.tags.at_once:
             raise UserError("this method prunes while it trains, and there is no training; set --epochs to 1 or more")
-        if epochs % (cycles := self.cycles(Plan(epochs, 1))):
+        cycles = self.cycles()
+        if epochs and cycles.length(epochs) is None:
+            shorter = f", all but the first {cycles.skip} shorter" if cycles.skip else " of equal length"
+            fitting = next(n for n in itertools.count(epochs) if cycles.length(n))
             raise UserError(
-                f"{epochs} epochs do not divide into {cycles} trainings of equal length; set --epochs to a multiple of "
-                f"{cycles}"
+                f"{epochs} epochs do not divide into {cycles.count} trainings{shorter}; set --epochs to {fitting}"
             )
 
     def unit(self) -> int:
         """How many weights are pruned together at least: the density is exact to this many."""
         return 1
 
-    def cycles(self, plan: Plan) -> int:
-        """How often the schedule of the learning rate starts over: trainings in one (LTH), each of as many epochs."""
-        return 1
+    def cycles(self) -> Cycles:
+        """The trainings that a run is made of: one, but for lottery tickets."""
+        return Cycles()
 
     def update(self, model: nn.Module, mask: Mask, step: int, batch: tuple[Tensor, Tensor]) -> Mask:
         """The mask in force after step `step` (0-based). Gradients are in place, dense where `looks_at_gradients`

@@ -1,11 +1,13 @@
 """Lottery tickets by iterative magnitude pruning with rewinding (Frankle & Carbin 2019; Frankle et al. 2020): train,
 prune a fifth of the weights that are left, set the others back to what they were, train again, and so on.
 
-A run is all of these trainings, one after the other, each with the whole schedule of the learning rate. Between two
-of them lies the first step of the later one, in which no gradient is applied.
+A run is all of these trainings, one after the other, each with the whole schedule of the learning rate, or, where the
+weights go back to those after some epochs, with what then was left of it. Between two of them lies the first step of
+the later one, in which no gradient is applied.
 """
 
 import copy
+import functools
 import math
 from collections.abc import Callable, Mapping
 from typing import Literal
@@ -14,9 +16,8 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from ..core.errors import UserError
 from ..core.mask import Mask
-from ..core.pruner import Plan, Settings, Tags
+from ..core.pruner import Cycles, Plan, Settings, Tags
 from ..core.registry import methods
 from ..core.spec import Recipe
 from .scored import Layered, ScoreOptions
@@ -40,7 +41,8 @@ class RoundOptions(ScoreOptions):
 
 class TicketOptions(RoundOptions):
     rewind_epoch: int = Field(0, ge=0)
-    """Back to the weights after so many epochs of the first training; 0 for those that the network comes with."""
+    """Back to the weights after so many epochs of the first training, from where all others go on with what then was
+    left of the learning rate's schedule; 0 for those that the network comes with."""
     control: Literal["none", "random-mask", "random-reinit"] = "none"
     """What the last training has in place of the ticket: as many weights of each layer at random places, or the
     ticket's places with weights that are drawn anew."""
@@ -61,7 +63,9 @@ class Rounds(Layered):
         self.largest(model, mask, self.sparsity)  # what cannot be reached is refused now and not after the last round
         already = mask.restricted(self.layers(model, mask)).sparsity
         self.levels_ = [max(level, already) for level in levels(self.sparsity, self.options.share)]
-        self.length_ = plan.steps // self.cycles(plan)
+        length, cycles = self.cycles().length(plan.epochs) or 0, self.cycles()
+        self.place_ = functools.partial(cycles.place, length=length, steps_per_epoch=plan.steps_per_epoch)
+        self.skip_ = cycles.skip * plan.steps_per_epoch
         self.first_ = {name: value.detach().clone() for name, value in model.state_dict().items()}
         self.next_ = 0
         return mask
@@ -78,7 +82,8 @@ class Rounds(Layered):
 
     def _begins(self, step: int) -> int:
         """The training (0-based) that begins at `step`; 0 where none but the first does."""
-        return 0 if step % self.length_ else step // self.length_
+        which, place = self.place_(step)
+        return which if place == self.skip_ else 0
 
     def update(self, model: nn.Module, mask: Mask, step: int, batch: tuple[Tensor, Tensor]) -> Mask:
         self.next_ = step + 1
@@ -129,38 +134,24 @@ class LTH(Rounds):
                 schedule="constant", milestones=(30, 60, 80), gamma=0.1, select="last",
             ),
             options={"share": 0.2},
-            notes=(
-                "12 trainings of 90 epochs each, as many as 90 % takes",
-                "they rewind to a step k, and train from there on with the schedule's rest; here, with rewind_epoch, "
-                "the schedule starts over",
-            ),
+            notes=("12 trainings of 90 epochs each, as many as 90 % takes", "they rewind to any step, here to an epoch"),
         ),
     }  # fmt: skip
 
-    def cycles(self, plan: Plan) -> int:
-        return len(levels(self.sparsity, self.options.share)) + 1
-
-    def check(self, model: nn.Module, mask: Mask, epochs: int) -> None:
-        super().check(model, mask, epochs)
-        each = epochs // self.cycles(Plan(epochs, 1))
-        if self.options.rewind_epoch and self.options.rewind_epoch >= each:
-            raise UserError(
-                f"each training has {each} epochs, so the weights cannot go back to those after "
-                f"{self.options.rewind_epoch}; lower rewind_epoch, or set --epochs higher"
-            )
+    def cycles(self) -> Cycles:
+        return Cycles(len(levels(self.sparsity, self.options.share)) + 1, self.options.rewind_epoch)
 
     def start(self, model: nn.Module, mask: Mask, plan: Plan) -> Mask:
         self.check(model, mask, plan.epochs)
-        self.keep_at_ = self.options.rewind_epoch * plan.steps_per_epoch
         self.given_, self.seed_ = mask, plan.seed
         return super().start(model, mask, plan)
 
     def settled(self, step: int) -> bool:
-        return step >= len(self.levels_) * self.length_
+        return self.place_(step)[0] == len(self.levels_)
 
     def backward(self, model: nn.Module, mask: Mask, closure: Callable[[], Tensor]) -> Tensor:
         """Before the pass, which moves the statistics of batch norm: what to rewind to is kept, if this is the time."""
-        if self.keep_at_ and self.next_ == self.keep_at_:
+        if self.skip_ and self.next_ == self.skip_:
             self.first_ = {name: value.detach().clone() for name, value in model.state_dict().items()}
         return closure()
 
@@ -176,7 +167,7 @@ class LTH(Rounds):
         return found
 
     def state(self) -> dict[str, Tensor]:
-        kept = self.first_ if self.keep_at_ and self.next_ > self.keep_at_ else {}
+        kept = self.first_ if self.skip_ and self.next_ > self.skip_ else {}
         return super().state() | {f"first.{name}": value for name, value in kept.items()}
 
     def load_state(self, state: Mapping[str, Tensor]) -> None:

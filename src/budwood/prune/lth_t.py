@@ -7,7 +7,7 @@ import copy
 from torch import nn
 
 from ..core.mask import Mask
-from ..core.pruner import Plan, Settings, Tags
+from ..core.pruner import Cycles, Plan, Settings, Tags
 from ..core.registry import methods
 from ..core.spec import Recipe
 from ..models.network import head_of
@@ -59,8 +59,8 @@ class PretrainedLTH(Rounds):
         ),
     }  # fmt: skip
 
-    def cycles(self, plan: Plan) -> int:
-        return max(1, len(levels(self.sparsity, self.options.share)) - self.options.trained)
+    def cycles(self) -> Cycles:
+        return Cycles(max(1, len(levels(self.sparsity, self.options.share)) - self.options.trained))
 
     def layers(self, model: nn.Module, mask: Mask) -> list[str]:
         return participants(model, mask, self.options, ("first", "classifier"))
@@ -89,7 +89,7 @@ class PretrainedLTH(Rounds):
         so has no pretrained weights to go back to (the mask does not name it), stays as it was trained."""
         head = head_of(model)
         trained = copy.deepcopy(model.get_submodule(head).state_dict())
-        found = self.ticket(model, mask, (self.next_ - 1) // self.length_ + 1)
+        found = self.ticket(model, mask, self.place_(self.next_ - 1)[0] + 1)
         if f"{head}.weight" not in mask:
             model.get_submodule(head).load_state_dict(trained)
         return found

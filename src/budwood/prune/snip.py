@@ -35,7 +35,8 @@ class SNIP(Scored):
     brief = {"gradients": 2, "batch": 16}
     cost = (
         "once: `gradients` x `batch` images forward and backward (1024 by default, a thousandth of an epoch of "
-        "ImageNet), and the gradients beside the weights: 102 MB for ResNet-50 (derived)"
+        "ImageNet); the memory of a training step of 32 images, and the gradients beside the weights: 102 MB for "
+        "ResNet-50 (derived)"
     )
     papers = {
         "cifar10": Settings(

@@ -1,6 +1,7 @@
 """The contract of a pruning method: what its tags say is true. Run it on your own with `check_pruner("name")`."""
 
 import contextlib
+import itertools
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -102,8 +103,8 @@ def trace(make: Make, mask: Mask, model: nn.Module | None = None, **fit: Any) ->
     model = toy_network() if model is None else model
     mask.apply_(model)
     pruner, traced = make(), Trace()
-    cycles = pruner.cycles(Plan(RECIPE.epochs, 1))
-    recipe = RECIPE.model_copy(update={"epochs": -(-RECIPE.epochs // cycles) * cycles})
+    fitting = next(n for n in itertools.count(RECIPE.epochs) if pruner.cycles().length(n))
+    recipe = RECIPE.model_copy(update={"epochs": fitting})
     for moment in ("start", "update", "finish"):
         setattr(pruner, moment, _watched(pruner, moment, traced))
     data = toy_data()

@@ -137,7 +137,8 @@ class Fit:
             self.recipe.epochs, batches, self.seed, draw, scratch=scratch, progress=self._told, recipe=self.recipe
         )
         self.pruner.check(self.model, self.mask, self.recipe.epochs)
-        self.cycles = self.pruner.cycles(self.plan)
+        self.cycles = self.pruner.cycles()
+        self.length = self.cycles.length(self.recipe.epochs)
         self.mask = distributed.mask_from_first(self.pruner.start(self.model, self.mask, self.plan))
         self.mask.apply_(self.model)
         self.average = copy.deepcopy(self.model) if self.recipe.ema else None
@@ -194,6 +195,12 @@ class Fit:
         self._close_epoch(epoch)
         self._save()
 
+    def learning_rate(self, step: int) -> float:
+        """At a 0-based step of the run."""
+        assert self.length is not None  # the method's `check` has seen to it
+        _, place = self.cycles.place(step, self.length, self.plan.steps_per_epoch)
+        return learning_rate(self.recipe, place, self.plan.steps_per_epoch, self.length)
+
     def _due(self) -> bool:
         """Whether to save in the middle of an epoch: by the first process's clock, which others ask now and then."""
         late = time.monotonic() - self.saved_at > self.save_seconds
@@ -202,7 +209,7 @@ class Fit:
         return bool(distributed.from_first(late))
 
     def _step(self, batch: tuple[Tensor, Tensor]) -> float:
-        lr = learning_rate(self.recipe, self.step, self.plan.steps_per_epoch, self.cycles)
+        lr = self.learning_rate(self.step)
         for group in self.optimizer.param_groups:
             group["lr"] = lr
         self.optimizer.zero_grad(set_to_none=True)

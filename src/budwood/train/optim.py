@@ -15,11 +15,10 @@ def sgd(decayed: list[nn.Parameter], others: list[nn.Parameter], recipe: Recipe)
     return torch.optim.SGD([g for g in groups if g["params"]], lr=recipe.lr, momentum=recipe.momentum)
 
 
-def learning_rate(recipe: Recipe, step: int, steps_per_epoch: int, cycles: int = 1) -> float:
+def learning_rate(recipe: Recipe, step: int, steps_per_epoch: int, epochs: int | None = None) -> float:
     """At a 0-based step: after a linear warm-up the highest, or along a cosine to zero; times gamma from each milestone
-    on. With `cycles` the training falls into as many equal parts, each with the whole schedule."""
-    epochs = recipe.epochs // cycles
-    step %= max(1, epochs * steps_per_epoch)
+    on. `epochs` of the schedule, where they are not the recipe's."""
+    epochs = recipe.epochs if epochs is None else epochs
     warmup = recipe.warmup_epochs * steps_per_epoch
     if step < warmup:
         return recipe.lr * (step + 1) / warmup

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from budwood.core.errors import UserError
 from budwood.core.mask import Mask
-from budwood.core.pruner import Plan, Pruner
+from budwood.core.pruner import Cycles, Plan, Pruner
+from budwood.core.spec import Recipe
 from budwood.models.network import prunable
 from budwood.models.small import SmallResNet
 from budwood.prune.allocation import mask_by_score
@@ -40,7 +41,7 @@ def test_the_last_round_is_cut_to_the_sparsity_asked_for() -> None:
     assert levels(0.9, 0.2) == [*[pytest.approx(1 - 0.8**k) for k in range(1, 11)], 0.9]
     assert levels(0.5, 0.5) == [0.5] and levels(0.6, 0.5) == [0.5, 0.6] and levels(0.01, 0.2) == [0.01]
     assert levels(0.0, 0.2) == []
-    assert LTH(0.9).cycles(Plan(1, 1)) == 12, "eleven rounds, and the training of the ticket"
+    assert LTH(0.9).cycles() == Cycles(12), "eleven rounds, and the training of the ticket"
 
 
 class Watched(LTH):
@@ -69,8 +70,9 @@ class Watched(LTH):
 def trained(sparsity: float = 0.7, pruner: Pruner | None = None, **options: Any) -> tuple[Any, Fit, Any]:
     """Three rounds and a last training, of one epoch (four steps) each."""
     model, data = toy_network(), toy_data()
+    recipe = RECIPE.model_copy(update={"epochs": options.pop("epochs", RECIPE.epochs)})
     pruner = Watched(sparsity, TicketOptions(**{"share": 0.34} | options)) if pruner is None else pruner
-    fit = Fit(model, pruner, Mask.ones(prunable(model, head=True)), data, data, RECIPE)
+    fit = Fit(model, pruner, Mask.ones(prunable(model, head=True)), data, data, recipe)
     return pruner, fit, fit.run()
 
 
@@ -109,28 +111,53 @@ def test_no_gradient_at_a_rewinding_and_momentum_starts_over() -> None:
 
 def test_the_learning_rate_starts_over_with_each_training() -> None:
     _, fit, _ = trained()
-    rates = [learning_rate(RECIPE, step, 4, fit.cycles) for step in range(16)]
-    assert fit.cycles == 4 and rates[:4] * 4 == rates and rates[0] > rates[3]
+    rates = [fit.learning_rate(step) for step in range(16)]
+    assert fit.cycles.count == 4 and rates[:4] * 4 == rates and rates[0] > rates[3]
+
+
+def test_after_a_late_rewinding_the_rest_of_the_schedule_follows() -> None:
+    """Frankle et al. 2020: back to epoch 1 of 3, and on from there, three times: 3 + 2 + 2 epochs of 4 steps."""
+    recipe = Recipe(epochs=7, batch_size=8, lr=0.1, warmup_epochs=1)
+    pruner = LTH(0.75, TicketOptions(share=0.5, rewind_epoch=1))
+    model, data = toy_network(), toy_data()
+    fit = Fit(model, pruner, Mask.ones(prunable(model, head=True)), data, data, recipe)
+    fit.run()
+    assert fit.plan.steps_per_epoch == 4
+    one = [learning_rate(recipe.model_copy(update={"epochs": 3}), step, 4) for step in range(12)]
+    assert [fit.learning_rate(step) for step in range(28)] == one + one[4:] + one[4:]
+    assert [step for step in range(28) if pruner.resets_momentum(step)] == [12, 20]
+    assert [step for step in range(28) if pruner.settled(step)] == list(range(20, 28))
+
+
+def test_epochs_must_fit_the_late_rewinding() -> None:
+    pruner, mask = LTH(0.75, TicketOptions(share=0.5, rewind_epoch=2)), Mask.ones(prunable(toy_network(), head=True))
+    for epochs, fitting in ((4, 5), (5, None), (6, 8), (8, None)):  # 3 + 1 + 1, 4 + 2 + 2
+        if fitting is None:
+            pruner.check(toy_network(), mask, epochs)
+        else:
+            with pytest.raises(
+                UserError, match=f"3 trainings, all but the first 2 shorter; set --epochs to {fitting}$"
+            ):
+                pruner.check(toy_network(), mask, epochs)
 
 
 def test_epochs_must_divide() -> None:
     model, data = toy_network(), toy_data()
     fit = Fit(model, LTH(0.9), Mask.ones(prunable(model, head=True)), data, data, RECIPE)
-    with pytest.raises(UserError, match="multiple of 12"):
+    with pytest.raises(UserError, match=r"12 trainings of equal length; set --epochs to 12$"):
         fit.run()
 
 
 def test_late_rewinding_goes_back_to_the_weights_after_so_many_epochs() -> None:
-    """Two trainings of two epochs: at step 8 all is as it was before step 4, without the statistics of its batch."""
-    pruner, _, _ = trained(sparsity=0.5, share=0.5, rewind_epoch=1)
+    """Two trainings, of two epochs and of one: at step 8 all is as it was before step 4, without the statistics of its
+    batch."""
+    pruner, _, _ = trained(sparsity=0.5, share=0.5, rewind_epoch=1, epochs=3)
     assert list(pruner.tickets) == [8]
     found = pruner.masks[8]
     for name, value in pruner.tickets[8].items():
         then = pruner.before[4][name]
         assert torch.equal(value, then * found[name] if name in found else then)
     assert not torch.equal(pruner.before[4]["8.weight"], toy_network().state_dict()["8.weight"])
-    with pytest.raises(UserError, match="rewind_epoch"):
-        trained(sparsity=0.5, share=0.5, rewind_epoch=2)
 
 
 def test_random_mask_control() -> None:
@@ -194,7 +221,7 @@ class _Stop(Exception):
 @pytest.mark.parametrize("options", [{}, {"rewind_epoch": 1, "share": 0.5}, {"control": "random-reinit"}])
 def test_gone_on_with_in_every_round(tmp_path: Path, options: dict[str, Any]) -> None:
     """Stopped after each step in turn, the rest is the same to the last bit."""
-    sparsity = 0.5 if "rewind_epoch" in options else 0.7
+    sparsity = 0.75 if "rewind_epoch" in options else 0.7
 
     def run(path: Path | None, stop: int | None) -> tuple[Mask, dict[str, Tensor]]:
         model, data = toy_network(), toy_data()

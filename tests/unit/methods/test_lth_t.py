@@ -33,13 +33,12 @@ def fit_of(pruner: PretrainedLTH, **fit: Any) -> Fit:
 def test_rounds_of_the_paper() -> None:
     """A round is a training and a pruning; where the weights come trained, the first has no training."""
     for rounds in range(1, 19):
-        plan = Plan(rounds, 1)
-        assert PretrainedLTH(1 - 0.8**rounds).cycles(plan) == rounds
+        assert PretrainedLTH(1 - 0.8**rounds).cycles().count == rounds
         wanted = max(1, rounds - 1)
-        assert PretrainedLTH(1 - 0.8**rounds, PretrainedOptions(trained=True)).cycles(plan) == wanted
+        assert PretrainedLTH(1 - 0.8**rounds, PretrainedOptions(trained=True)).cycles().count == wanted
     settings = PretrainedLTH.papers["imagenet"]
     pruner = PretrainedLTH(settings.sparsity, PretrainedOptions(**settings.options))
-    assert settings.recipe.epochs == 10 * pruner.cycles(Plan(settings.recipe.epochs, 1)), "ten epochs each"
+    assert settings.recipe.epochs == 10 * pruner.cycles().count, "ten epochs each"
 
 
 def test_the_ticket_is_the_mask_times_the_pretrained_weights() -> None:
@@ -102,7 +101,7 @@ def test_a_network_that_comes_trained_is_pruned_as_it_is_first() -> None:
     fitted = fit.run()
     start = toy_network().get_parameter(LAYER).detach().abs()
     dense = Mask.ones(prunable(toy_network(), head=True))
-    assert fit.cycles == 4 and masks[0] == mask_by_score({LAYER: start}, dense, 0.3, "global")
+    assert fit.cycles.count == 4 and masks[0] == mask_by_score({LAYER: start}, dense, 0.3, "global")
     left = [mask.restricted([LAYER]).kept for mask in (masks[3], masks[4], masks[8], masks[12], fitted.mask)]
     assert left == [576 - round((1 - 0.7**k) * 576) for k in range(1, 6)]
 
@@ -160,7 +159,7 @@ def test_edges() -> None:
         half = Mask({n: torch.rand(k.shape) < 0.5 for n, k in dense.items()})
         pruner_of(0.1).start(model, half, Plan(1, 4))
     pruner = pruner_of(0.0)
-    assert pruner.cycles(Plan(4, 4)) == 1
+    assert pruner.cycles().count == 1
     fit = fit_of(pruner)
     assert fit.run().mask.sparsity == 0
     pruner = pruner_of(0.5, keep_dense=())
