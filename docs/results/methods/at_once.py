@@ -19,7 +19,7 @@ from pathlib import Path
 import torch
 
 from budwood.models.network import open_network
-from budwood.tasks.images import read_rgb, transforms
+from budwood.tasks.images import transforms
 from budwood.tasks.plain import Labelled
 from budwood.tasks.samples import Samples
 from budwood.train.evaluate import evaluate
@@ -90,7 +90,7 @@ def top1(checkpoint: str, photos: Labelled) -> tuple[float, float]:
     network = open_network(checkpoint)
     view = transforms(network.lineage.preprocessing, train=False)
     network.module.to(memory_format=torch.channels_last)
-    found = evaluate(network.module, Samples(photos.samples[1::2], read_rgb, view), workers=1)
+    found = evaluate(network.module, Samples(photos.samples[1::2], view), workers=1)
     return network.mask.density, found["top1"]
 
 

@@ -9,7 +9,7 @@ import torch
 from cyclopts import Parameter
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
+from rich.table import Column, Table
 from torch import nn
 
 from ..bench.environment import environment
@@ -117,7 +117,8 @@ def _profile(module: nn.Module, size: int, batch: int, threads: int) -> explain.
 def _print(model: str, rows: Sequence[LatencyRow]) -> None:
     first = rows[0]
     title = f"{model}: {first.size} px, batch {first.batch}, {first.threads} threads"
-    table = Table("network", "backend", "ms an image", "middle half", "rounds", "times faster", title=title)
+    backend = Column("backend", no_wrap=True)
+    table = Table("network", backend, "ms an image", "middle half", "rounds", "times faster", title=title)
     for row in rows:
         base = next((r.ms_per_image for r in rows if r.label == row.label), None)
         cells = [row.label, row.backend]

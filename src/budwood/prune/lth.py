@@ -134,7 +134,7 @@ class LTH(Rounds):
                 schedule="constant", milestones=(30, 60, 80), gamma=0.1, select="last",
             ),
             options={"share": 0.2},
-            notes=("12 trainings of 90 epochs each, as many as 90 % takes", "they rewind to any step, here to an epoch"),
+            notes=("12 trainings of 90 epochs each, as many as 90 % takes", "they rewind to any step, here to epochs"),
         ),
     }  # fmt: skip
 
