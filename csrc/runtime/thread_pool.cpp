@@ -43,7 +43,7 @@ ThreadPool& ThreadPool::instance() {
 
 void ThreadPool::start(int workers) {
   try {
-    for (; workers_ < workers; ++workers_) std::thread(&ThreadPool::serve, this, workers_ + 1, loop_.load()).detach();
+    for (; workers_ < workers; ++workers_) std::thread(&ThreadPool::serve, this, workers_ + 1).detach();
   } catch (const std::system_error&) {  // the system gives no more of them: it goes on with those there are
   }
 }
@@ -60,7 +60,7 @@ void ThreadPool::take(int number) noexcept try {
       begin = share.next.load(std::memory_order_relaxed);
     }
   }
-} catch (...) {  // kept for the caller, who may not leave before all workers have
+} catch (...) {  // kept for the caller, who may not leave before all inside have
   if (!failed_.test_and_set()) failure_ = std::current_exception();
 }
 
@@ -72,30 +72,34 @@ void ThreadPool::share(int threads, int64_t items, int64_t grain, Call call, con
     shares_[s].next.store(items * s / sharing_, std::memory_order_relaxed);
     shares_[s].end = items * (s + 1) / sharing_;
   }
-  working_.store(workers_, std::memory_order_relaxed);
-  loop_.fetch_add(1, std::memory_order_seq_cst);
-  if (asleep_.load(std::memory_order_seq_cst) > 0) loop_.notify_all();
+  gate_.store((gate_.load(std::memory_order_relaxed) + kNext) & ~kClosed, std::memory_order_seq_cst);
+  if (asleep_.load(std::memory_order_seq_cst) > 0) gate_.notify_all();
   take(0);
-  // A worker that was put off its core is not waited for with ours held: there may be no other for it.
-  for (int spin = 0; working_.load(std::memory_order_acquire) > 0; ++spin) spin < kSpins / 10 ? pause() : std::this_thread::yield();
+  gate_.fetch_or(kClosed, std::memory_order_acq_rel);
+  // One that was put off its core inside is not waited for with ours held: there may be no other for it.
+  for (int spin = 0; gate_.load(std::memory_order_acquire) & kInside; ++spin)
+    spin < kSpins / 10 ? pause() : std::this_thread::yield();
   if (failed_.test()) {
     failed_.clear();
     std::rethrow_exception(std::exchange(failure_, nullptr));
   }
 }
 
-void ThreadPool::serve(int number, uint32_t seen) {
+void ThreadPool::serve(int number) {
+  uint32_t seen = 0;  // the loop, and bits that say nothing, of the last one it was inside
   for (;;) {
-    for (int spin = 0; spin < kSpins && loop_.load(std::memory_order_acquire) == seen; ++spin) pause();
-    if (loop_.load(std::memory_order_acquire) == seen) {
+    uint32_t gate = gate_.load(std::memory_order_acquire);
+    const auto shut = [&] { return (gate & kClosed) || gate / kNext == seen / kNext; };
+    for (int spin = 0; spin < kSpins && shut(); ++spin, gate = gate_.load(std::memory_order_acquire)) pause();
+    if (shut()) {
       asleep_.fetch_add(1, std::memory_order_seq_cst);
-      loop_.wait(seen, std::memory_order_seq_cst);
+      gate_.wait(gate, std::memory_order_seq_cst);
       asleep_.fetch_sub(1, std::memory_order_seq_cst);
-      continue;
+    } else if (gate_.compare_exchange_weak(gate, gate + 1, std::memory_order_acq_rel)) {
+      seen = gate;
+      if (number < sharing_) take(number);
+      gate_.fetch_sub(1, std::memory_order_release);
     }
-    ++seen;
-    if (number < sharing_) take(number);
-    working_.fetch_sub(1, std::memory_order_release);
   }
 }
 

@@ -41,16 +41,20 @@ class ThreadPool {
   ThreadPool() = default;
   void share(int threads, int64_t items, int64_t grain, Call call, const void* work);
   void start(int workers);
-  void serve(int number, uint32_t seen);
+  void serve(int number);
   void take(int number) noexcept;
 
   std::mutex busy_;
   int workers_ = 0;
-  // What the current loop is; written before `loop_` moves on, read after.
+  // What the current loop is; written while nobody is inside, read inside.
   Call call_ = nullptr;
   const void* work_ = nullptr;
   int64_t grain_ = 1;
-  alignas(64) std::atomic<uint32_t> loop_{0};     // number of the current loop
+  // The gate to the current loop: its number, whether it is closed, how many workers are inside. A worker comes in if it
+  // is there in time; the caller closes it when no item is left, and waits for those inside and for no other: one that
+  // was put off its core keeps nobody waiting.
+  static constexpr uint32_t kClosed = 1u << 7, kInside = kClosed - 1, kNext = kClosed << 1;
+  alignas(64) std::atomic<uint32_t> gate_{kClosed};
   // Each thread begins with a share of its own, the same in every loop, so that it finds in its cache what it wrote
   // in the loop before; when its share is done it helps with the others'.
   struct alignas(64) Share {
@@ -59,8 +63,7 @@ class ThreadPool {
   };
   Share shares_[kMostThreads];
   int sharing_ = 0;
-  alignas(64) std::atomic<int32_t> working_{0};   // workers that have not finished the current loop
-  std::atomic<int32_t> asleep_{0};
+  alignas(64) std::atomic<int32_t> asleep_{0};
   std::atomic_flag failed_;
   std::exception_ptr failure_;  // of the current loop, once failed_ is set
 };
