@@ -25,6 +25,7 @@ def targets() -> dict[str, Callable[[random.Random], None]]:
         "net-bytes": lambda rng: read_as("w.net", mutations(squeezenet(), rng)),
         "net-structure": lambda rng: read_as("w.net", damaged_squeezenet(rng)),
         "npz-bytes": lambda rng: read_as("w.npz", mutations(arrays(), rng)),
+        "bundle-bytes": lambda rng: read_as("w.index", mutations(bundled(), rng)),
         "layout-structure": lambda rng: read_as("w.pth", damaged_layout(rng)),
     }
 
@@ -75,6 +76,15 @@ def arrays() -> bytes:
     shapes = ((7, 7, 3, 4), (3, 4, 1, 1), ())
     np.savez(buffer, **{n: np.asarray(generator.random(s), np.float32) for n, s in zip(names, shapes, strict=True)})
     return buffer.getvalue()
+
+
+@functools.cache
+def bundled() -> bytes:
+    """The index of a checkpoint of TensorFlow's, its values written beside what is read."""
+    prefix = Path(__file__).parents[1] / "golden/tensorflow/model.ckpt-7"
+    index, values = (prefix.with_name(prefix.name + end).read_bytes() for end in (".index", ".data-00000-of-00001"))
+    Path(folder().name, "w.data-00000-of-00001").write_bytes(values)
+    return index
 
 
 ODD: tuple[Callable[[], Any], ...] = (

@@ -33,6 +33,8 @@ from budwood.models.network import Network, build, open_network, prunable
 from budwood.models.published import LAYOUTS, Contents, deep_compression, plain
 from budwood.models.published.sparseml import method_of
 
+from .test_bundle import write as write_bundle
+
 WEIGHTS = Path(__file__).resolve().parents[3] / "shared" / "data" / "weights"
 IMAGES = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(3)) - 0.5
 
@@ -406,13 +408,17 @@ def to_torch(images: np.ndarray) -> Tensor:
 
 
 def dumped(rigl: Tensorflow, path: Path, **other: np.ndarray) -> Path:
-    """All that a checkpoint holds: slots of the optimiser and counters too."""
+    """All that a checkpoint holds: slots of the optimiser and counters too. As TensorFlow's own files where `path` has
+    no suffix; the path to name."""
     training = {
         "global_step": np.array(3200000), "last_mask_update_step": np.array(2500000),
         "resnet_model/batch_normalization/gamma/Momentum": np.zeros(64, np.float32),
         "resnet_model/final_dense/biases/Momentum": np.zeros(rigl.classes, np.float32),
     }  # fmt: skip
-    np.savez(path, **{**rigl.variables, **training, **other})
+    arrays = {**rigl.variables, **training, **other}
+    if not path.suffix:
+        return write_bundle(path, {name: np.asarray(array, np.float32) for name, array in arrays.items()}, each=50)
+    np.savez(path, **arrays)
     return path
 
 
@@ -423,7 +429,7 @@ def test_rigl_from_tensorflow(dense_first: bool, tmp_path: Path) -> None:
     rigl = Tensorflow(7, dense_first)
     odd = torch.rand(1, 3, 66, 64)
     expected, other = rigl(IMAGES), rigl(odd)
-    network = open_network(str(dumped(rigl, tmp_path / "rigl.npz")))
+    network = open_network(str(dumped(rigl, tmp_path / ("rigl" if dense_first else "rigl.npz"))))
     assert_computes(network, expected)
     assert_computes(network, other, odd)
     lineage = network.lineage

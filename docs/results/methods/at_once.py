@@ -39,6 +39,8 @@ APART = ("woodfisher block=128 update_scale=0", "obert dampening=1e-3", "woodfis
 """Why small Fisher blocks come out below large ones, and below magnitude: their scores, or the moves of the weights
 that stay; too little dampening for so few gradients; a single pass (M-FAC's default is four, in its authors' code 16).
 """
+BEST = ("magnitude", "sparsegpt", "exact-obs")
+"""At 80 % too, to see how far pruning at once reaches."""
 MODEL = "packaged:tf_efficientnet_lite0"
 
 
@@ -48,6 +50,8 @@ def cells() -> Iterator[tuple[str, float, int]]:
         for method in (*METHODS, *APART) if (sparsity, seed) == (0.6, 0) else METHODS:
             if seed == 0 or method != "magnitude":
                 yield method, sparsity, seed
+        if (sparsity, seed) == (0.7, 0):
+            yield from ((method, 0.8, 0) for method in BEST)
 
 
 def done() -> set[tuple[str, float, int]]:

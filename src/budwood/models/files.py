@@ -12,7 +12,7 @@ from torch.overrides import TorchFunctionMode
 
 from ..core.errors import UserError
 from ..core.files import metadata_of, read_bytes
-from .published import Contents, deep_compression, npz, plain
+from .published import Contents, bundle, deep_compression, npz, plain
 
 _Unsafe = torch.serialization.pickle.UnpicklingError
 """What torch.load raises for content it will not run."""
@@ -41,8 +41,8 @@ rates as NumPy numbers). Each is read as an empty stand-in: nothing of that name
 
 
 def read(path: Path) -> Contents:
-    """The tensors of a .pth (read with weights_only=True), .safetensors or .npz file, or of Deep Compression's .net
-    file, and what its layout tells.
+    """The tensors of a .pth (read with weights_only=True), .safetensors or .npz file, of TensorFlow's .index file with
+    the data beside it, or of Deep Compression's .net file, and what its layout tells.
 
     Raises UserError where the file is missing, damaged, or holds anything but tensors.
     """
@@ -58,6 +58,10 @@ def read(path: Path) -> Contents:
         return deep_compression.read(data, str(path))
     if npz.fits(data):
         return _understood(npz.read(data, str(path)), path)
+    if bundle.fits(data):
+        return _understood(bundle.read(data, path), path)
+    if ".data-0" in path.name:
+        raise UserError(f"{path} holds the values of a checkpoint of TensorFlow's; name the .index file beside it")
     del data
     return _understood(_load(path), path)
 

@@ -1,10 +1,7 @@
-"""RigL's ResNet-50 as TensorFlow's variables, dumped to a .npz file.
+"""RigL's ResNet-50 as TensorFlow's variables, in the authors' checkpoints (bundle.py) or dumped to a .npz file.
 
 Source: google-research/rigl, rigl/imagenet_resnet/resnet_model.py, pruning_layers.py, imagenet_train_eval.py and
 rigl/str_sparsities.py; tf.contrib.model_pruning, layers/core_layers.py.
-
-The authors publish TensorFlow checkpoints (model.ckpt-N.index and .data), which only TensorFlow reads; a loop over
-`tf.train.load_checkpoint` writes {name: array} with numpy.savez (docs/how-to/published-checkpoints.md).
 
     resnet_model/LAYER/weights        height, width, inputs, outputs; the dense layer's: inputs, outputs
     resnet_model/LAYER/mask           of the same shape, 1.0 = kept; not there for a layer left dense
