@@ -18,5 +18,5 @@ compiled
 for processor in Haswell Nehalem; do  # AVX2 without AVX-512; neither
   emulator="${EMULATOR:-qemu-x86_64} -cpu $processor"
   echo "$emulator"
-  for test in kernels_test plan_test; do run_test "$test" -static -pthread; done
+  for test in kernels_test plan_test training_conv_test training_maps_test; do run_test "$test" -static -pthread; done
 done

@@ -170,7 +170,7 @@ def test_the_mask_holds_after_every_step_and_all_is_as_in_plain_pytorch(danger: 
     masks = timetable(model)
     held: list[bool] = []
 
-    def watch(done: int, total: int, loss: float) -> None:
+    def watch(done: int, total: int, how: str) -> None:
         average = training.average.state_dict() if training.average is not None else {}
         gradients = {name: p.grad for name, p in model.named_parameters() if name in training.mask}
         held.append(all(training.mask.holds(what) for what in (model, gradients, average or model)))
@@ -523,10 +523,10 @@ def trained(recipe: Recipe, accelerate: bool, pruner: Pruner | None = None, **mo
     data, masks, inner = Recorded(), [], more.pop("progress", None)
     fit = Fit(model, pruner or Pruner(), mask, data, data, recipe, accelerate=accelerate, **more)
 
-    def after(step: int, steps: int, loss: float) -> None:
+    def after(step: int, steps: int, how: str) -> None:
         masks.append(fit.mask)
         if inner is not None:
-            inner(step, steps, loss)
+            inner(step, steps, how)
 
     fit.progress = after
     return Trained(fit, fit.run(), masks)
@@ -590,7 +590,7 @@ class Killed(Exception):
 
 @pytest.mark.parametrize(("method", "at"), [("gmp", 28), ("set", 3), ("set", 14), ("rigl", 13), ("acdc", 22)])
 def test_through_the_engine_a_killed_run_goes_on_exactly(method: str, at: int, tmp_path: Path) -> None:
-    def kill(step: int, steps: int, loss: float) -> None:
+    def kill(step: int, steps: int, how: str) -> None:
         if step == at:
             raise Killed
 

@@ -1,6 +1,7 @@
 """Reading images of every odd kind: the colours that come out are known."""
 
 import io
+import multiprocessing
 import struct
 import zlib
 from pathlib import Path
@@ -201,7 +202,7 @@ def test_kept_images_are_the_same_and_decoded_once(tmp_path: Path, monkeypatch: 
     files = Samples([(path, k) for k, path in enumerate(paths)], transforms(Preprocessing(size=16), train=False))
     expected = [files[k] for k in range(4)]
     monkeypatch.setattr(samples, "KEPT", 2 * 40 * 40 * 3)
-    held = kept(files)
+    held = kept(files, workers=1)
     assert all(torch.equal(held[k][0], image) and held[k][1] == target for k, (image, target) in enumerate(expected))
     for path in paths:
         path.unlink()
@@ -209,12 +210,18 @@ def test_kept_images_are_the_same_and_decoded_once(tmp_path: Path, monkeypatch: 
     with pytest.raises(ImageError, match=r"2\.png"):  # there was no room for the third
         held[2]
     with pytest.raises(ImageError, match=r"0\.png"):
-        kept(files)
+        kept(files, workers=1)
 
 
 def test_kept_leaves_other_data_sets_alone() -> None:
     other = torch.utils.data.TensorDataset(torch.zeros(2, 3))
-    assert kept(other) is other
+    assert kept(other, workers=0) is other
+
+
+def test_nothing_is_kept_for_loaders_that_would_be_sent_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(multiprocessing, "get_start_method", lambda: "spawn")
+    files = Samples([], transforms(Preprocessing(size=16), train=False))
+    assert kept(files, workers=1) is files and kept(files, workers=0) is not files
 
 
 def noisy(count: int) -> Samples:

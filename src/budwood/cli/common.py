@@ -21,7 +21,7 @@ from ..core.task import Metric, Task
 from ..study.grid import check_folder
 from ..study.run import mark
 from ..tasks import opening
-from ..train.fit import Progress
+from ..train.fit import PRUNING, Progress
 
 screen = Console(stderr=True, highlight=False)
 """For words to a person; what a program may read goes to stdout."""
@@ -129,8 +129,11 @@ class Bars:
 
         def show(done: int, total: int, how: str) -> None:
             now = self.progress.get_time()
-            start[:] = start or [now, done]
-            rate = (done - start[1]) / (now - start[0]) if now > start[0] else 0.0
+            if how.startswith(PRUNING):  # which takes long, and makes no step
+                start.clear()
+            else:
+                start[:] = start or [now, done]
+            rate = (done - start[1]) / (now - start[0]) if start and now > start[0] else 0.0
             note = ", ".join(part for part in (how, f"{rate:.1f} steps/s" if rate else "") if part)
             self.progress.update(bar, completed=done, total=total, note=note)
 

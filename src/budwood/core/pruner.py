@@ -1,6 +1,5 @@
 """What a pruning method is. The base class is training at a fixed mask; with a mask of ones, dense training."""
 
-import itertools
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -99,6 +98,13 @@ class Cycles:
         length, left = divmod(epochs + (self.count - 1) * self.skip, self.count)
         return None if left or (self.count > 1 and length <= self.skip) else length
 
+    def fitting(self, epochs: int) -> int:
+        """The least number of epochs that fits, and is not below `epochs`."""
+        if self.count == 1:
+            return epochs
+        together = (self.count - 1) * self.skip
+        return self.count * max(self.skip + 1, -(-(epochs + together) // self.count)) - together
+
     def place(self, step: int, length: int, steps_per_epoch: int) -> tuple[int, int]:
         """Which training a step belongs to (0-based), and which step of the schedule it is; `length` as above."""
         first, skip = length * steps_per_epoch, self.skip * steps_per_epoch
@@ -169,7 +175,7 @@ class Pruner:
         cycles = self.cycles()
         if epochs and cycles.length(epochs) is None:
             shorter = f", all but the first {cycles.skip} shorter" if cycles.skip else " of equal length"
-            fitting = next(n for n in itertools.count(epochs) if cycles.length(n))
+            fitting = cycles.fitting(epochs)
             raise UserError(
                 f"{epochs} epochs do not divide into {cycles.count} trainings{shorter}; set --epochs to {fitting}"
             )

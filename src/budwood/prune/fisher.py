@@ -13,6 +13,7 @@ Disk: 4 N bytes a weight up to N = max(3 c, 64), 8 c + 4 max(c, 64) beyond.
 """
 
 import contextlib
+import itertools
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -246,13 +247,17 @@ def room(folder: Path) -> int:
 def averaged(
     model: nn.Module, names: list[str], plan: Plan, count: int, size: int, salt: int, *, fisher: bool = True
 ) -> Iterator[list[Tensor]]:
-    """`gradients` of the mean loss over `size` images each, which go through the network in equal parts of up to
-    TOGETHER: memory does not grow with `size`."""
+    """`gradients` of the mean loss over `size` images each, which go through the network in parts of up to TOGETHER:
+    memory does not grow with `size`."""
     part = max(d for d in range(1, min(size, TOGETHER) + 1) if size % d == 0)
     parts = size // part
     stream = gradients(model, names, plan, count * parts, part, salt, fisher=fisher)
-    for first in stream:
-        total = first
-        for _ in range(parts - 1):
-            total = [a + b for a, b in zip(total, next(stream), strict=True)]
-        yield [t / parts for t in total]
+    if parts == 1:
+        yield from (found for found, _ in stream)
+        return
+    for _ in range(count):
+        total, seen = [torch.zeros_like(model.get_parameter(name)) for name in names], 0
+        for found, images in itertools.islice(stream, parts):
+            total = [t.add_(g, alpha=images) for t, g in zip(total, found, strict=True)]
+            seen += images
+        yield [t.div_(seen) for t in total]

@@ -46,13 +46,13 @@ def drawn(answers: Tensor, random: torch.Generator) -> tuple[Tensor, Tensor]:
 
 def gradients(
     model: nn.Module, names: list[str], plan: Plan, count: int, size: int, salt: int, *, fisher: bool
-) -> Iterator[list[Tensor]]:
-    """`count` times the gradients of the mean cross entropy over a batch of `size` images, one tensor per name. Where
-    the labels mean nothing, `fisher` has losses drawn for the outer products of the gradients (`drawn`); without it,
-    for their sum, the network's own answers stand in (`answered`).
+) -> Iterator[tuple[list[Tensor], int]]:
+    """`count` times the gradients of the mean cross entropy over a batch of `size` images, one tensor per name, and how
+    many images these were: the last of an epoch are fewer.
 
-    In evaluation mode: batch norm uses its running statistics, dropout does nothing. `salt` picks other images and
-    other drawn classes.
+    Where the labels mean nothing, `fisher` has losses drawn for the outer products of the gradients (`drawn`); without
+    it, for their sum, the network's own answers stand in (`answered`). In evaluation mode: batch norm uses its running
+    statistics, dropout does nothing. `salt` picks other images and other drawn classes.
     """
     parameters = dict(model.named_parameters())
     wanted = [parameters[name] for name in names]
@@ -70,4 +70,4 @@ def gradients(
                 else:
                     loss = F.cross_entropy(output, answered(output, labels, plan.labelled))
                 found = [g.detach() for g in torch.autograd.grad(loss, wanted, materialize_grads=True)]
-            yield found
+            yield found, len(images)

@@ -1,5 +1,6 @@
 """The part every task here shares: samples at hand as (source, class index), and splits made from them."""
 
+import multiprocessing
 import os
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterable, Sequence
@@ -46,12 +47,13 @@ KEPT = 2**29
 """Bytes that `kept` decodes at most: 43,000 images of 64 px, or 900 of 500 x 400."""
 
 
-def kept(images: Dataset[Any]) -> Dataset[Any]:
+def kept(images: Dataset[Any], workers: int) -> Dataset[Any]:
     """The same images, as many of the files among them as there is room for decoded now and not in every epoch.
 
-    Decoding is a third of the work on a small image. Raises ImageError as `read_rgb` does.
+    Decoding is a third of the work on a small image. Where loader processes do not share their parent's memory (they
+    do on Linux up to Python 3.13) they would be sent it all, so nothing is kept. Raises ImageError as `read_rgb` does.
     """
-    if not isinstance(images, Samples):
+    if not isinstance(images, Samples) or (workers and multiprocessing.get_start_method() != "fork"):
         return images
     room, samples = KEPT, []
     for source, target in images.samples:

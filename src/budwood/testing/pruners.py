@@ -1,7 +1,6 @@
 """The contract of a pruning method: what its tags say is true. Run it on your own with `check_pruner("name")`."""
 
 import contextlib
-import itertools
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -20,7 +19,7 @@ from ..core.spec import Recipe
 from ..models.network import prunable
 from ..prune.structure import groups, parse
 from ..train.data import batches_from
-from ..train.fit import Fit
+from ..train.fit import PRUNING, Fit
 
 SPARSITY = 0.7
 Make = Callable[..., Pruner]
@@ -103,15 +102,14 @@ def trace(make: Make, mask: Mask, model: nn.Module | None = None, **fit: Any) ->
     model = toy_network() if model is None else model
     mask.apply_(model)
     pruner, traced = make(), Trace()
-    fitting = next(n for n in itertools.count(RECIPE.epochs) if pruner.cycles().length(n))
-    recipe = RECIPE.model_copy(update={"epochs": fitting})
+    recipe = RECIPE.model_copy(update={"epochs": pruner.cycles().fitting(RECIPE.epochs)})
     for moment in ("start", "update", "finish"):
         setattr(pruner, moment, _watched(pruner, moment, traced))
     data = toy_data()
     training = Fit(model, pruner, mask, data, data, recipe, **fit)
 
     def after_step(done: int, total: int, how: str) -> None:
-        if how.startswith("pruning"):
+        if how.startswith(PRUNING):
             return
         traced.masks.append(training.mask)
         assert training.mask.holds(training.model), f"a pruned weight is not zero after step {done - 1}"
@@ -343,7 +341,7 @@ def _check_state(make: Make, traced: Trace, dense: Mask) -> None:
     """Stopped in the middle of an epoch and gone on with from the file: the same masks and weights."""
     for stop in (1, 7, 14):
 
-        def stopped(done: int, total: int, loss: float, stop: int = stop) -> None:
+        def stopped(done: int, total: int, how: str, stop: int = stop) -> None:
             if done == stop + 1:  # the state of step `stop` is saved
                 raise _Stop
 

@@ -57,7 +57,8 @@ SCRATCH = "scratch"
 """The folder for a method's `Plan.scratch`, beside the state of the run."""
 
 Progress = Callable[[int, int, str], None]
-"""(steps done, steps in all, how it goes: the loss of the last one, or what the method is doing)"""
+"""(steps done, steps in all, how it goes: the loss of the last one, or PRUNING and how far the method is)"""
+PRUNING = "pruning,"
 
 
 @dataclass
@@ -154,7 +155,7 @@ class Fit:
 
     def _told(self, done: int, total: int) -> None:
         if self.progress is not None:
-            self.progress(self.step, self.plan.steps, f"pruning, {done} of {total}")
+            self.progress(self.step, self.plan.steps, f"{PRUNING} {done} of {total}")
 
     def _batches(self, epoch: int) -> list[list[int]]:
         length = len(self.train)  # type: ignore[arg-type]

@@ -50,7 +50,7 @@ def fit_on_new_crops(
     forward, way = backbone(network, accelerate)
     device = next(network.module.parameters()).device
     head = new_head(val[0].shape[1], len(task.classes), seed).to(device)
-    images = kept(task.load("train", transforms(network.lineage.preprocessing, train=True)))
+    images = kept(task.load("train", transforms(network.lineage.preprocessing, train=True)), workers)
     fitted = Fit(
         _OnBackbone(head, forward),
         Pruner(),

@@ -52,8 +52,8 @@ def full(
     if not keep_head:
         network = replace_head(network, task.classes, seed)
     preprocessing = network.lineage.preprocessing
-    train = kept(task.load("train", transforms(preprocessing, train=recipe.augment)))
-    val = kept(task.load("val", transforms(preprocessing, train=False)))
+    train = kept(task.load("train", transforms(preprocessing, train=recipe.augment)), workers)
+    val = task.load("val", transforms(preprocessing, train=False))
     fit = Fit(
         network.module,
         pruner,

@@ -1,5 +1,6 @@
 """Blocks of the Fisher matrix: their inverses, the files they come from, and what is left of these."""
 
+import itertools
 import resource
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -151,6 +152,20 @@ def test_a_mini_batch_in_parts_has_the_gradient_of_the_whole() -> None:
     expected = torch.autograd.grad(F.cross_entropy(model.eval()(images), targets), weights)
     for row in found:
         assert all(torch.allclose(a, b, atol=1e-6) for a, b in zip(row, expected, strict=True))
+
+
+def test_a_shorter_part_counts_for_less() -> None:
+    """Of 50 images in parts of 20 the third has 10, and makes a mini-batch with 20 of the next epoch."""
+    model, names = toy_network(), ["0.weight", "8.weight"]
+    plan = Plan(1, 1, batches=batches_from(toy_data(50), 0, 0, torch.device("cpu")))
+    assert plan.batches is not None
+    _, found = averaged(model, names, plan, 2, 40, 3)
+    parts = list(itertools.islice(plan.batches(20, 3), 2, 4))
+    assert [len(images) for images, _ in parts] == [10, 20]
+    images, targets = (torch.cat(both) for both in zip(*parts, strict=True))
+    weights = [model.get_parameter(name) for name in names]
+    expected = torch.autograd.grad(F.cross_entropy(model.eval()(images), targets), weights)
+    assert all(torch.allclose(a, b, atol=1e-6) for a, b in zip(found, expected, strict=True))
 
 
 def test_the_folder_is_fresh_and_goes_in_any_case(tmp_path: Path) -> None:

@@ -7,6 +7,8 @@ from typing import Any
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from pydantic import ValidationError
 from torch import Tensor, nn
 
@@ -129,6 +131,21 @@ def test_after_a_late_rewinding_the_rest_of_the_schedule_follows() -> None:
     assert [step for step in range(28) if pruner.settled(step)] == list(range(20, 28))
 
 
+@given(st.integers(1, 9), st.integers(0, 5), st.integers(1, 60))
+def test_the_next_fitting_number_of_epochs(count: int, skip: int, epochs: int) -> None:
+    """Of several trainings, all but the first so much shorter: by trying all lengths of the first."""
+    lengths = range(1 if count == 1 else skip + 1, 80)
+    sums = [length + (count - 1) * (length - skip) for length in lengths]
+    cycles = Cycles(count, skip)
+    assert cycles.fitting(epochs) == min(total for total in sums if total >= epochs)
+    assert cycles.length(epochs) == (lengths[sums.index(epochs)] if epochs in sums else None)
+    length = cycles.length(cycles.fitting(epochs))
+    assert length is not None
+    later = list(range(3 * skip, 3 * length))
+    schedule = list(range(3 * length)) + later * (count - 1)
+    assert [cycles.place(step, length, 3)[1] for step in range(len(schedule))] == schedule
+
+
 def test_epochs_must_fit_the_late_rewinding() -> None:
     pruner, mask = LTH(0.75, TicketOptions(share=0.5, rewind_epoch=2)), Mask.ones(prunable(toy_network(), head=True))
     for epochs, fitting in ((4, 5), (5, None), (6, 8), (8, None)):  # 3 + 1 + 1, 4 + 2 + 2
@@ -230,7 +247,7 @@ def test_gone_on_with_in_every_round(tmp_path: Path, options: dict[str, Any]) ->
             model, pruner, Mask.ones(prunable(model, head=True)), data, data, RECIPE, state_path=path, save_seconds=-1.0
         )
 
-        def after(done: int, total: int, loss: float) -> None:
+        def after(done: int, total: int, how: str) -> None:
             if done == stop:
                 raise _Stop
 

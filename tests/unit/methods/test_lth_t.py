@@ -74,7 +74,7 @@ def test_each_round_prunes_by_the_weights_it_trained() -> None:
     weights: list[Tensor] = []
     masks: list[Mask] = []
 
-    def after(done: int, total: int, loss: float) -> None:
+    def after(done: int, total: int, how: str) -> None:
         weights.append(fit.model.get_parameter(LAYER).detach().clone())
         masks.append(fit.mask)
 
@@ -136,7 +136,7 @@ def test_gone_on_with_in_every_round(tmp_path: Path, options: dict[str, Any]) ->
     def run(path: Path | None, stop: int | None) -> tuple[Mask, dict[str, Tensor]]:
         fit = fit_of(pruner_of(**options), state_path=path, save_seconds=-1.0)
 
-        def after(done: int, total: int, loss: float) -> None:
+        def after(done: int, total: int, how: str) -> None:
             if done == stop:
                 raise _Stop
 

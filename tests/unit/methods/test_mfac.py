@@ -261,7 +261,7 @@ def test_momentum_begins_anew_with_every_update() -> None:
     training = Fit(model, MFAC(0.7, options), Mask.ones(prunable(model, head=True)), data, data, recipe)
     alone: list[int] = []
 
-    def watch(done: int, total: int, loss: float) -> None:
+    def watch(done: int, total: int, how: str) -> None:
         norm = model.get_parameter("1.weight")  # not in the mask
         if torch.equal(training.optimizer.state[norm]["momentum_buffer"], norm.grad):
             alone.append(done - 1)

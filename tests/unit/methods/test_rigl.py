@@ -181,7 +181,7 @@ def test_in_training() -> None:
     fit = Fit(model, pruner, dense(), data, data, RECIPE)
     masks, before, come, grown = [], {}, 0, 0
 
-    def after(done: int, total: int, loss: float) -> None:
+    def after(done: int, total: int, how: str) -> None:
         nonlocal come, grown
         now = {n: p.detach().clone() for n, p in model.named_parameters()}
         memory = {n: fit.optimizer.state[p].get("momentum_buffer") for n, p in model.named_parameters()}

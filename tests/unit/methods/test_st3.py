@@ -117,7 +117,7 @@ def test_in_training_pruned_weights_learn_and_the_last_network_answers_as_the_fo
     fit = Fit(model, pruner, Mask.ones(prunable(model, head=True)), data, data, RECIPE)
     out, raw, moved = [], {}, 0
 
-    def after(done: int, total: int, loss: float) -> None:
+    def after(done: int, total: int, how: str) -> None:
         nonlocal moved
         forward = pruner.forward_
         out.append(sum(int((w == 0).sum()) for w in forward.values()) / fit.mask.total)
