@@ -9,7 +9,7 @@ from PIL import Image
 
 from budwood.core.errors import UserError
 from budwood.core.registry import tasks
-from budwood.core.spec import Recipe, RunSpec
+from budwood.core.spec import COMPONENT_VERSIONS, Recipe, RunSpec
 from budwood.core.task import Preprocessing
 from budwood.train.optim import learning_rate
 from budwood.transfer.protocols import SEEDS, check_linear, preprocessing_for, recipe_for, task_for
@@ -104,8 +104,9 @@ def test_splits(photos: Any) -> None:
     assert official.digest() != photos.digest()
 
 
-def test_older_runs_keep_their_names() -> None:
+def test_older_runs_keep_their_names(monkeypatch: pytest.MonkeyPatch) -> None:
     """The run_id of a spec as it was before there were protocols, worked out then."""
+    monkeypatch.setitem(COMPONENT_VERSIONS, "prune", 2)
     spec = RunSpec(model="timm:resnet18", parent="p", task="t", data="d")
     assert spec.run_id == "7b5e869326c0ced4"
     assert spec.model_copy(update={"protocol": "cvpr22"}).run_id != spec.run_id
