@@ -10,6 +10,11 @@ MIN_ROUNDS = 3
 """Fewer say nothing about the spread; so many are run even where the time budget is already spent."""
 
 
+SETTLE = 0.05
+"""Seconds before each turn: threads of the one before spin for work, on the cores that the next one needs (OpenMP's for
+some milliseconds), and then sleep."""
+
+
 class Timing(BaseModel):
     """What `rounds` rounds came to, in milliseconds a call."""
 
@@ -30,7 +35,8 @@ def compare(
 ) -> dict[str, Timing]:
     """Time the callables in turn (A B C, A B C, ...) after a warm-up; one sample = the mean of `per_round` calls.
 
-    Every turn begins with one untimed call: it brings caches and thread pools back from the one before.
+    Every turn begins with a pause and an untimed call: threads of the one before go to sleep, caches and threads of
+    its own come back.
     Stops before `rounds` once `seconds` have passed, but never below three rounds.
     """
     started = clock()
@@ -41,6 +47,7 @@ def compare(
         if done >= MIN_ROUNDS and seconds is not None and clock() - started >= seconds:
             break
         for name, call in callables.items():
+            time.sleep(SETTLE)
             call()
             begin = clock()
             for _ in range(per_round):
