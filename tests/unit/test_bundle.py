@@ -55,12 +55,11 @@ def field(number: int, value: int | bytes) -> bytes:
     return varint(number * 8 + 2) + varint(len(value)) + value
 
 
-def block(entries: list[tuple[bytes, bytes]], sharing: bool = True) -> bytes:
+def block(entries: list[tuple[bytes, bytes]]) -> bytes:
     """With one restart, and its byte and checksum behind it."""
     made, last = b"", b""
     for key, value in entries:
         shared = next((i for i, (a, b) in enumerate(zip(key, last, strict=False)) if a != b), min(len(key), len(last)))
-        shared *= sharing
         made += varint(shared) + varint(len(key) - shared) + varint(len(value)) + key[shared:] + value
         last = key
     return made + struct.pack("<II", 0, 1) + b"\0" + bytes(4)

@@ -63,7 +63,8 @@ class Rounds(Layered):
         self.largest(model, mask, self.sparsity)  # what cannot be reached is refused now and not after the last round
         already = mask.restricted(self.layers(model, mask)).sparsity
         self.levels_ = [max(level, already) for level in levels(self.sparsity, self.options.share)]
-        length, cycles = self.cycles().length(plan.epochs) or 0, self.cycles()
+        cycles = self.cycles()
+        length = cycles.length(plan.epochs) or 0
         self.place_ = functools.partial(cycles.place, length=length, steps_per_epoch=plan.steps_per_epoch)
         self.skip_ = cycles.skip * plan.steps_per_epoch
         self.first_ = {name: value.detach().clone() for name, value in model.state_dict().items()}

@@ -94,10 +94,11 @@ def _tensor(entry: Message, values: np.ndarray, kind: torch.dtype) -> Tensor:
 
 
 def _entries(data: bytes) -> Iterator[tuple[bytes, bytes]]:
-    at = _skip_handle(data, len(data) - FOOTER)
+    _, _, at = _handle(data, len(data) - FOOTER)
+    offset, size, _ = _handle(data, at)
     room = len(data)
-    for _, handle in _block(data, *_handle(data, at)):
-        offset, size = _handle(handle, 0)
+    for _, handle in _block(data, offset, size):
+        offset, size, _ = _handle(handle, 0)
         if (room := room - size) < 0:
             raise ValueError("its blocks overlap")
         yield from _block(data, offset, size)
@@ -120,14 +121,10 @@ def _block(data: bytes, offset: int, size: int) -> Iterator[tuple[bytes, bytes]]
         yield key, block[at - length : at]
 
 
-def _handle(data: bytes, at: int) -> tuple[int, int]:
-    """Offset and length of a block."""
+def _handle(data: bytes, at: int) -> tuple[int, int, int]:
+    """Offset and length of a block, and where the handle ends."""
     offset, at = _varint(data, at)
-    return offset, _varint(data, at)[0]
-
-
-def _skip_handle(data: bytes, at: int) -> int:
-    return _varint(data, _varint(data, at)[1])[1]
+    return offset, *_varint(data, at)
 
 
 # -- the messages ---------------------------------------------------------------------------------------------
