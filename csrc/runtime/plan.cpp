@@ -4,6 +4,7 @@
 
 #include <chrono>
 #include <new>
+#include <thread>
 
 #include "runtime/thread_pool.hpp"
 
@@ -70,9 +71,18 @@ int64_t Plan::steps() const {
   return count;
 }
 
-// None waits for the lock: a child forked while another thread held it would wait for ever.
-std::unique_ptr<Plan::Arena> Plan::take_arena() const {
+// Waits a while, since it is held for a moment only, but not for ever, as a child would that was forked meanwhile.
+std::unique_lock<std::mutex> Plan::held() const {
   std::unique_lock<std::mutex> lock(mutex_, std::try_to_lock);
+  for (int tries = 0; !lock && tries < 1000; ++tries) {
+    std::this_thread::yield();
+    lock.try_lock();
+  }
+  return lock;
+}
+
+std::unique_ptr<Plan::Arena> Plan::take_arena() const {
+  const auto lock = held();
   if (!lock || idle_.empty()) return std::make_unique<Arena>(arena_floats_);
   auto arena = std::move(idle_.back());
   idle_.pop_back();
@@ -80,12 +90,12 @@ std::unique_ptr<Plan::Arena> Plan::take_arena() const {
 }
 
 void Plan::keep_arena(std::unique_ptr<Arena> arena) const {
-  std::unique_lock<std::mutex> lock(mutex_, std::try_to_lock);
+  const auto lock = held();
   if (lock) idle_.push_back(std::move(arena));
 }
 
 void Plan::free_arenas() const {
-  std::unique_lock<std::mutex> lock(mutex_, std::try_to_lock);
+  const auto lock = held();
   if (lock) idle_.clear();
 }
 

@@ -17,7 +17,7 @@ def table(mode: str) -> str:
     """Mean and standard deviation over seeds of the test accuracy in percent, per task and sparsity."""
     found: dict[tuple[str, float], list[float]] = defaultdict(list)
     for row in rows():
-        if row["transfer"] == mode and row["status"] == "done":
+        if row.get("transfer") == mode and row["status"] == "done":
             found[row["task"], float(row["sparsity"])].append(100 * float(row[METRIC]))
     tasks = sorted({task for task, _ in found})
     levels = sorted({level for _, level in found})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 import budwood
 from budwood.core.checkpoint import Lineage
@@ -185,3 +187,32 @@ def test_a_checkpoint_that_claims_absurdly_many_classes_is_refused() -> None:
     lineage = ours.lineage.model_copy(update={"num_classes": 10**12, "classes": None})
     with pytest.raises(UserError, match="not those of 1000000000000 classes"):
         from_checkpoint(replace(ours.checkpoint(), lineage=lineage))
+
+
+class Moved(nn.Module):
+    def __init__(self, move: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.move = move
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.move(x)
+
+
+@pytest.mark.parametrize(
+    "move",
+    [
+        lambda x: F.pad(x, (0, 0, 0, 0, 1, 2)),
+        lambda x: F.pad(x, (0, 0, 0, 0, 1, 2), value=2.5),
+        lambda x: F.pad(x, (1, -2, -1, 3)),
+        lambda x: x[:, :, 1:7],
+        lambda x: x[:, 1:3, :, 2:5],
+        lambda x: x[:, :, 1::2, ::2],
+        lambda x: F.pixel_unshuffle(x, 2),
+    ],
+)
+def test_what_is_only_moved_takes_no_nan_from_beside_it(move: Callable[[Tensor], Tensor]) -> None:
+    """Slices, borders and blocks become convolutions of ones and zeros: a zero there is no weight."""
+    x = torch.randn(5, 4, 8, 8)
+    x[0, 1, 3, 3], x[2, 0, 2, 4], x[3, 2, 5, 1] = torch.nan, torch.inf, -torch.inf
+    program = budwood.compile(Moved(move), example=torch.zeros(2, 4, 8, 8))
+    np.testing.assert_array_equal(program(x.numpy()), move(x).numpy())

@@ -86,6 +86,8 @@ def test_changed_weights_are_noticed() -> None:
     assert len(agree(compiled, model, images(2))) == 1
     model[3].weight = nn.Parameter(torch.randn_like(model[3].weight))
     agree(compiled, model, images(2))
+    model[0].weight.data = torch.randn_like(model[0].weight)
+    assert len(agree(compiled, model, images(2))) == 1
     assert agree(compiled, model, images(2)) == []
 
 
@@ -168,6 +170,89 @@ def test_several_outputs_and_inputs() -> None:
     for one, other in zip(found, wanted, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
     assert dynamo.share(reports) == 1
+
+
+class Sized(nn.Module):
+    """Its numbers depend on a number that it is given, and on how many images there are."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 1)
+
+    def forward(self, x: Tensor, n: int) -> tuple[Tensor, Tensor]:
+        y = self.conv(x)
+        return y * n, y * min(x.shape[0], 4)
+
+
+def test_what_is_computed_from_sizes_is_computed_for_each() -> None:
+    model = Sized().eval()
+    compiled = torch.compile(model, backend="budwood")
+    for count, n in ((2, 3), (2, 4), (3, 4), (4, 4), (6, 5), (5, 5), (3, 3), (7, 9)):
+        with torch.no_grad():
+            for found, wanted in zip(compiled(images(count), n), model(images(count), n), strict=True):
+                torch.testing.assert_close(found, wanted)
+
+
+class Added(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 1)
+
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        return self.conv(x).reshape(x.shape[0], -1) + self.conv(y).view(y.shape[0], -1)
+
+
+def test_one_tensor_of_many_images_and_one_of_a_single_one() -> None:
+    model = Added().eval()
+    compiled = torch.compile(model, backend="budwood")
+    for first, second in ((2, 2), (3, 3), (4, 4), (5, 5), (4, 1), (1, 3)):
+        with torch.no_grad():
+            x, y = images(first, 5), images(second, 5)
+            torch.testing.assert_close(compiled(x, y), model(x, y))
+
+
+class Cast(nn.Module):
+    def __init__(self, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.conv, self.dtype = nn.Conv2d(3, 4, 1), dtype
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv(x).to(self.dtype)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float64])
+def test_a_cast_is_kept(dtype: torch.dtype) -> None:
+    model = Cast(dtype).eval()
+    with torch.no_grad():
+        found, wanted = torch.compile(model, backend="budwood")(images(2)), model(images(2))
+    assert found.dtype == wanted.dtype == dtype and torch.equal(found, wanted)
+
+
+def test_autocast_is_left_to_pytorch() -> None:
+    model = small_net().eval()
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        found, wanted = torch.compile(model, backend="budwood")(images(2)), model(images(2))
+    assert found.dtype == wanted.dtype == torch.bfloat16
+
+
+class Views(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 1)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        y = self.conv(x)
+        return y, y.flatten(1), x.flatten(1)
+
+
+def test_outputs_that_share_memory_go_on_sharing_it() -> None:
+    model, x = Views().eval(), images(2)
+    with torch.no_grad():
+        whole, flat, given = torch.compile(model, backend="budwood")(x)
+    whole.zero_()
+    x.zero_()
+    assert not flat.any() and not given.any()
 
 
 def test_share_without_convolutions_is_all() -> None:

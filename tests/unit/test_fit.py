@@ -456,15 +456,16 @@ def test_the_shards_of_an_epoch(length: int, size: int, world: int, seed: int, e
     shapes = {tuple(len(batch) for batch in plan) for plan in plans}
     assert len(shapes) == 1  # every process takes the same steps
     (shape,) = shapes
-    assert max(shape) <= size and (len(shape) == 1 or size == 1 or min(shape) > 1)
+    least = 1 if size == 1 else max(2, size / 2)
+    assert max(shape) <= size and (len(shape) == 1 or min(shape) >= least)
     used = [index for plan in plans for batch in plan for index in batch]
     assert set(used) <= set(range(length))
     if length >= world:
         assert len(set(used)) == len(used)  # disjoint
         missing = length - len(used)
         each = length // world
-        lone = size > 1 and each > 1 and each % size == 1
-        assert missing == length % world + world * lone
+        rest = each % size if each > size else 0
+        assert missing == length % world + world * rest * (rest < least)
 
 
 def test_all_is_seen_where_it_divides_and_the_order_is_of_seed_and_epoch() -> None:
@@ -543,7 +544,7 @@ def same_training(fast: Trained, plain: Trained) -> None:
 
 @pytest.mark.parametrize("ema", [0.0, 0.5])
 def test_through_the_engine_it_is_the_same_training(ema: float) -> None:
-    recipe = Recipe(epochs=EPOCHS, batch_size=12, lr=0.1, ema=ema, accumulate=2)
+    recipe = Recipe(epochs=EPOCHS, batch_size=11, lr=0.1, ema=ema, accumulate=2)
     fast, plain = trained(recipe, True), trained(recipe, False)
     assert fast.fitted.notes == ["trained through the engine at 12 of 12 steps"] and plain.fitted.notes == []
     same_training(fast, plain)

@@ -101,6 +101,13 @@ def test_gemm(opset: int) -> None:
     agrees(model([node("Gemm", "x m")], constants, ("n", 5), opset), x)
     graph = agrees(model([node("MatMul", "x m", "a"), node("Add", "b a")], constants, (3, 5), opset), x)
     assert kinds(graph)[0] == "Linear"
+    for bias in (random(1, 4), random(1), random(1, 1)):
+        agrees(model([node("Gemm", "x m b")], constants | {"b": bias}, ("n", 5), opset), x)
+
+
+def test_a_bias_of_its_own_for_each_image_is_refused() -> None:
+    proto = model([node("Gemm", "x w b")], {"w": random(5, 3), "b": random(3, 1)}, (3, 5))
+    refused(proto, "a bias that differs from image to image")
 
 
 def test_matmul_on_channels_last_is_a_1x1_conv() -> None:
@@ -574,9 +581,9 @@ def test_a_small_file_that_wants_a_lot_of_memory() -> None:
 
 @pytest.mark.parametrize("kind", ["MaxPool", "AveragePool"])
 def test_a_small_file_that_wants_a_lot_of_time(kind: str) -> None:
-    """A hundred million pixels in a window, each of which a plan would list."""
-    pool = node(kind, "x", kernel_shape=[11_000, 9_000])
-    refused(model([pool], shape=("n", 1, 11_200, 9_100)), "pools windows of 11000 x 9000 pixels")
+    """Eleven million pixels in a window, each of which a plan would list."""
+    pool = node(kind, "x", kernel_shape=[3_900, 2_900])
+    refused(model([pool], shape=("n", 1, 4_000, 3_000)), "pools windows of 3900 x 2900 pixels")
 
 
 def test_tensors_that_lie() -> None:

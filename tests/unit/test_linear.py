@@ -156,7 +156,7 @@ def test_sgd_is_the_plain_loop() -> None:
     optimizer = torch.optim.SGD(plain.parameters(), 0.2, momentum=0.9, weight_decay=5e-4)
     scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 4 * 7)
     for epoch in range(4):
-        batches = batch_plan(100, 16, 11, epoch)
+        batches = batch_plan(100, 16, 11, epoch, share=0)
         assert sorted(i for batch in batches for i in batch) == list(range(100))
         for batch in batches:
             optimizer.zero_grad()
@@ -181,7 +181,7 @@ def test_sgd_takes_no_short_cut() -> None:
     kept, ranked = [], []
     for epoch in range(60):
         optimizer.param_groups[0]["lr"] = 0.01 if epoch < 51 else 0.01 * 0.1
-        for batch in batch_plan(300, 64, 7, epoch):
+        for batch in batch_plan(300, 64, 7, epoch, share=0):
             optimizer.zero_grad()
             F.cross_entropy(plain(train[0][batch]), train[1][batch]).backward()
             optimizer.step()
@@ -251,7 +251,7 @@ def test_features_of_every_epoch_are_those_of_new_crops(accelerate: bool) -> Non
     for epoch in range(4):
         images.set_epoch(epoch)
         total = 0.0
-        for batch in batch_plan(60, 16, 4, epoch):
+        for batch in batch_plan(60, 16, 4, epoch, share=0):
             x, y = torch.stack([images[i][0] for i in batch]), torch.tensor([images[i][1] for i in batch])
             optimizer.zero_grad()
             loss = F.cross_entropy(plain(x), y)

@@ -38,6 +38,7 @@ from budwood.engine.graph import (
 from budwood.engine.interpret import activate, interpret
 from budwood.engine.passes import (
     PASSES,
+    channels,
     fold_affine,
     fold_constants,
     fold_pad,
@@ -601,6 +602,27 @@ def test_channels_that_nobody_reads_are_not_made() -> None:
     after = remove_dead_channels(before)
     assert {after.shapes[name][0] for name in ("a", "n", "r", "d", "p")} == {4} and after.shapes["b"][0] == 4
     assert_same(after, before)
+
+
+def test_what_is_kept_is_found_in_few_looks_along_a_chain(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A channel that is needed for another's sake tells all nodes after it, one by one: each is looked at again, but
+    not all of them each time."""
+    length, looks = 500, 0
+    pools = [Pool(f"p{i}", (f"p{i - 1}" if i else "x",), "max", (1, 1), (1, 1)) for i in range(length)]
+    weight = np.zeros((1, 4, 1, 1), np.float32)
+    weight[0, 1] = 1
+    plain = channels.tie
+
+    def counted(node: Node, flags: dict[str, channels.Flags], back: bool = False) -> None:
+        nonlocal looks
+        looks += 1
+        plain(node, flags, back)
+
+    monkeypatch.setattr(channels, "tie", counted)
+    before = Graph({"x": (4, 6, 6)}, (*pools, Conv("c", (pools[-1].name,), weight)), ("c",))
+    after = remove_dead_channels(before)
+    assert looks < 10 * length
+    assert after.shapes["c"] == (1, 6, 6) and len(after.nodes) == length + 1
 
 
 def test_groups_go_whole() -> None:

@@ -18,6 +18,7 @@ from pathlib import Path
 
 import torch
 
+from budwood.core.registry import methods
 from budwood.models.network import open_network
 from budwood.tasks.images import transforms
 from budwood.tasks.plain import Labelled
@@ -34,11 +35,16 @@ METHODS = (
 FISHER = ("woodfisher", "mfac", "obert", "cap")
 FISHER_SETTINGS = ("gradients=400", "batch=1", "recomputations=1")
 """What those of a Fisher matrix are given here: the gradients of 400 single photographs, once. Their defaults, made for
-a training set, would go through these 500 photographs 16 to 130 times."""
-APART = ("woodfisher block=128 update_scale=0", "obert dampening=1e-3", "woodfisher block=128", "mfac recomputations=4")
-"""Why small Fisher blocks come out below large ones, and below magnitude: their scores, or the moves of the weights
-that stay; too little dampening for so few gradients; a single pass (M-FAC's default is four, in its authors' code 16).
-"""
+a training set, would go through these 500 photographs 16 to 130 times. The dampening is the default times the default's
+batch: the Fisher matrix of single images is about so many times that of their mini-batches."""
+APART = (
+    "obert dampening=1e-7", "obert dampening=1e-5", "obert dampening=1e-4", "obert dampening=1e-3",
+    "obert update_scale=0", "obert dampening=1e-4 update_scale=0", "cap dampening=1e-7", "cap dampening=1e-4",
+    "cap dampening=1e-3", "mfac dampening=1e-5", "mfac dampening=1e-3", "woodfisher dampening=1e-5",
+    "woodfisher block=128 dampening=1e-5 update_scale=0", "obert dampening=1e-4 recomputations=8",
+)  # fmt: skip
+"""What decides how the methods of small Fisher blocks come out: the dampening, the moves of the weights that stay, or
+the single pass."""
 BEST = ("magnitude", "sparsegpt", "exact-obs")
 """At 80 % too, to see how far pruning at once reaches."""
 MODEL = "packaged:tf_efficientnet_lite0"
@@ -67,7 +73,9 @@ def prune(method: str, sparsity: float, seed: int, calibration: str, out: str) -
         return {"checkpoint": MODEL, "seconds": 0, "peak_mb": 0, "command": ""}
     name, *settings = method.split()
     if name in FISHER:
-        settings = [*FISHER_SETTINGS, *settings]  # the last one of a name counts
+        default = methods.get(name).Options()
+        dampening = f"dampening={default.dampening * default.batch:g}"
+        settings = [*FISHER_SETTINGS, dampening, *settings]  # the last one of a name counts
     words = [
         "prune", MODEL, "--method", name, "--sparsity", f"{sparsity:g}", "--seed", str(seed),
         "--option", "allocation=uniform",

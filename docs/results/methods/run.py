@@ -86,21 +86,25 @@ def _study(sparsity: float, seed: int) -> Iterator[Cell]:
         yield Cell(f"{method}-{percent}", method, "scratch", sparsity, seed, EPOCHS)
     for method in ("gmp", "woodfisher"):
         yield Cell(f"{method}-{percent}", method, "dense", sparsity, seed, EPOCHS)
-    rounds = {0.8: 8, 0.9: 11, 0.95: 14}[sparsity]
-    yield Cell(f"lth-t-{percent}", "lth-t", "dense", sparsity, seed, rounds * -(-EPOCHS // rounds))
+    trainings = {0.8: 7, 0.9: 10, 0.95: 13}[sparsity]  # one less than rounds: the first prunes what it is given
+    yield Cell(
+        f"lth-t-{percent}", "lth-t", "dense", sparsity, seed, trainings * -(-EPOCHS // trainings), ("trained=true",)
+    )
 
 
 def _others(seed: int) -> Iterator[Cell]:
     """All other methods at 90 %, each with what its family has."""
     for method in ("random", "st3", "set", "snfs", "topkast", "cram", "l1", "snip", "grasp", "synflow"):
-        options = ("allocation=erk",) if method == "random" else ()
+        options = {"random": ("allocation=erk",), "topkast": ("keep_dense=[]",)}.get(method, ())
         yield Cell(f"{method}-90", method, "scratch", 0.9, seed, EPOCHS, options)
     recipe = ("allocation=uniform", "keep_dense=[]", "schedule.start=0.2", "schedule.end=0.79")
     yield Cell("gmp-scratch-90", "gmp", "scratch", 0.9, seed, EPOCHS, recipe)
     yield Cell("rigl-3x-90", "rigl", "scratch", 0.9, seed, 3 * EPOCHS)
-    yield Cell("lth-90", "lth", "scratch", 0.9, seed, 36)
+    yield Cell("snfs-redistributed-90", "snfs", "scratch", 0.9, seed, EPOCHS, ("redistribute=true",))
+    rounds = "share=0.6838"  # two of them: three trainings of ten epochs
+    yield Cell("lth-90", "lth", "scratch", 0.9, seed, EPOCHS, (rounds,))
     for control in ("random-mask", "random-reinit"):
-        yield Cell(f"lth-{control}-90", "lth", "scratch", 0.9, seed, 36, (f"control={control}",))
+        yield Cell(f"lth-{control}-90", "lth", "scratch", 0.9, seed, EPOCHS, (rounds, f"control={control}"))
     # What the epochs alone do for a network that has been trained.
     yield Cell("dense-on", "dense", "dense", 0, seed, EPOCHS)
     for method in ("random", "magnitude", "mfac", "obert", "cap", "exact-obs", "sparsegpt", "wanda"):

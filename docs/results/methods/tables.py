@@ -27,10 +27,15 @@ def spread(values: list[float], digits: int = 1) -> str:
 
 
 def by_cell() -> dict[str, list[Row]]:
-    """The runs of run.py, those that differ in nothing but the seed together."""
+    """The runs of run.py, those that differ in nothing but the seed together. Those not made again yet, since epochs
+    no longer end with a batch of two images, have a dagger."""
     found: dict[str, list[Row]] = defaultdict(list)
-    for row in rows("rows.csv"):
+    now = rows("rows.csv")
+    for row in now:
         found[row["cell"].rpartition("-s")[0]].append(row)
+    for row in rows("rows_before.csv"):
+        if row["cell"] not in {new["cell"] for new in now}:
+            found[row["cell"].rpartition("-s")[0] + " †"].append(row)
     return found
 
 

@@ -9,7 +9,6 @@ is cut there, and the pieces between go through it. With gradients, or in traini
 from __future__ import annotations
 
 import math
-import threading
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -95,38 +94,43 @@ class _Variant:
     """The graph compiled for inputs of certain shapes. `run` is None where PyTorch computes it."""
 
     run: Callable[..., Sequence[Any]] | None
-    frozen: list[tuple[Tensor, int]]
+    frozen: list[tuple[Tensor, int, int]]
+    """Each parameter, its version and where its numbers are."""
     report: Report
     program: Program | None = None
     fingerprint: str = ""
 
     def holds(self, tensors: Sequence[Tensor]) -> bool:
         """Whether the parameters are what they were."""
-        return all(t is was and _version(t) == version for t, (was, version) in zip(tensors, self.frozen, strict=True))
+        now = map(_state, tensors)
+        return all(a is was and state == kept for (a, *state), (was, *kept) in zip(now, self.frozen, strict=True))
 
 
 @dataclass
 class _Captured:
     """Called with the graph's inputs: parameters and buffers, sizes that vary, and the model's own inputs.
 
-    Sizes are put into the graph, so each number of images is compiled for itself; where two came to the same, the
-    number is taken to be free.
+    Sizes are put into the graph, so each number of images is compiled for itself; where two came to the same, and
+    nothing is computed from sizes, the number is free.
     """
 
     module: fx.GraphModule
     variants: dict[Key, _Variant] = field(default_factory=dict)
     free: dict[Key, _Variant] = field(default_factory=dict)
-    lock: threading.RLock = field(default_factory=threading.RLock)
 
     def __post_init__(self) -> None:
         places = [node for node in self.module.graph.nodes if node.op == "placeholder"]
         self.static = [i for i, node in enumerate(places) if _is_static(node)]
         self.dynamic = [i for i in range(len(places)) if i not in set(self.static)]
         self.trains = any(_trains(node) for node in self.module.graph.nodes)
+        self.counts = any(_counts(node) for node in self.module.graph.nodes)
 
     def __call__(self, *args: Any) -> Any:
         if self.trains or (torch.is_grad_enabled() and any(isinstance(a, Tensor) and a.requires_grad for a in args)):
             _warn("gradients or training: PyTorch computes them; use model.eval() and torch.inference_mode()")
+            return self.module(*args)
+        if torch.is_autocast_enabled("cpu"):
+            _warn("autocast: PyTorch computes in other types than float32")
             return self.module(*args)
         statics = [args[i] for i in self.static]
         key = tuple(_shape(args[i]) for i in self.dynamic)
@@ -138,27 +142,26 @@ class _Captured:
         return variant.run(*(args[i] for i in self.dynamic if isinstance(args[i], Tensor)))
 
     def _compiled(self, key: Key, args: Sequence[Any], statics: list[Tensor]) -> _Variant | None:
-        with self.lock:
-            found = self.variants.get(key)
-            if found is not None and found.holds(statics):
-                return found
-            if any(not other.holds(statics) for other in self.variants.values()):
-                self.variants.clear()
-                self.free.clear()
-            if len(self.variants) >= MOST_VARIANTS:
-                _warn(f"more than {MOST_VARIANTS} shapes of inputs: the others go through PyTorch")
-                return None
-            made = _compile(_frozen(self.module, self.static, args), args, self.dynamic)
-            made.frozen = [(t, _version(t)) for t in statics]
-            self._compare(key, made)
-            self.variants[key] = made
-            for found_reports in _watching:
-                found_reports.append(made.report)
-            return made
+        """Without a lock, which a process forked meanwhile would find taken for ever: threads may do it twice."""
+        if any(not other.holds(statics) for other in list(self.variants.values())):
+            self.variants.clear()
+            self.free.clear()
+        if len(self.variants) >= MOST_VARIANTS:
+            _warn(f"more than {MOST_VARIANTS} shapes of inputs: the others go through PyTorch")
+            return None
+        made = _compile(_frozen(self.module, self.static, args), args, self.dynamic)
+        made.frozen = [_state(t) for t in statics]
+        self._compare(key, made)
+        self.variants[key] = made
+        for found_reports in _watching:
+            found_reports.append(made.report)
+        return made
 
     def _compare(self, key: Key, made: _Variant) -> None:
         """Notes that the number of images is free where another one gave the same graph."""
-        for other_key, other in self.variants.items():
+        if self.counts:
+            return
+        for other_key, other in list(self.variants.items()):
             if made.program and other.fingerprint == made.fingerprint and _any_batch(other_key) == _any_batch(key):
                 made.program, made.run = other.program, other.run
                 self.free[_any_batch(key)] = made
@@ -166,8 +169,16 @@ class _Captured:
 
 
 def _any_batch(key: Key) -> Key:
-    """The key without numbers of images, which are first sizes, and without sizes."""
-    return tuple(((None, *part[0][1:]), *part[1:]) if isinstance(part, tuple) else None for part in key)
+    """The key without the number of images, which is the first size of the first tensor, where that is the first size
+    of a tensor or a size by itself."""
+    images = next((part[0][0] for part in key if isinstance(part, tuple) and part[0]), None)
+
+    def without(part: Any) -> Any:
+        if isinstance(part, tuple):
+            return ((None, *part[0][1:]), *part[1:]) if part[0] and part[0][0] == images else part
+        return None if part == images else part
+
+    return tuple(map(without, key))
 
 
 def _is_static(node: fx.Node) -> bool:
@@ -188,8 +199,20 @@ def _trains(node: fx.Node) -> bool:
     return bool(given)
 
 
-def _version(tensor: Tensor) -> int:
-    return -1 if tensor.is_inference() else tensor._version
+SHAPING = ("view", "reshape", "expand")
+"""What may be given a size for a shape."""
+
+
+def _counts(node: fx.Node) -> bool:
+    """Whether something else than a shape is made of a size, or a shape of what is computed from sizes."""
+    if not isinstance(_noted(node), torch.SymInt):
+        return False
+    shapes = all(user.op == "call_method" and user.target in SHAPING for user in node.users)
+    return bool(node.users) and not (node.op == "placeholder" and shapes)
+
+
+def _state(tensor: Tensor) -> tuple[Tensor, int, int]:
+    return tensor, -1 if tensor.is_inference() else tensor._version, tensor.data_ptr()
 
 
 def _shape(value: Any) -> Any:
@@ -264,7 +287,7 @@ def _compile(frozen: fx.GraphModule, args: Sequence[Any], dynamic: Sequence[int]
 
 
 def _check_outputs(exported: ExportedProgram) -> None:
-    """ValueError where the graph changes what it is given, or returns anything but new tensors."""
+    """ValueError where the graph changes what it is given, or returns anything but new tensors that share no memory."""
     signature = exported.graph_signature
     if any(spec.kind is not OutputKind.USER_OUTPUT for spec in signature.output_specs):
         raise ValueError("it changes a tensor that it is given")
@@ -272,6 +295,11 @@ def _check_outputs(exported: ExportedProgram) -> None:
     for arg in last.args[0]:
         if not isinstance(arg, fx.Node) or arg.op == "placeholder":
             raise ValueError("it returns something that is not computed")
+    shown = [node for node in exported.graph.nodes if node.op == "placeholder"] + list(last.args[0])
+    places = [value.untyped_storage()._cdata for node in shown if isinstance(value := _noted(node), Tensor)]
+    returned = len(last.args[0])
+    if any(places.count(place) > 1 for place in places[-returned:]):
+        raise ValueError("it returns a view of another tensor")
 
 
 def _program(exported: ExportedProgram) -> Program:
@@ -280,6 +308,10 @@ def _program(exported: ExportedProgram) -> Program:
         value = next(n.meta.get("val") for n in exported.graph.nodes if n.name == spec.arg.name)
         if spec.kind is InputKind.USER_INPUT and (value.dtype != torch.float32 or value.device.type != "cpu"):
             raise UserError(f"an input of type {value.dtype} on {value.device}")
+    for node in exported.graph.nodes:
+        value = _noted(node)
+        if isinstance(value, Tensor) and value.is_floating_point() and value.dtype != torch.float32:
+            raise UserError(f"{node.name} is computed in {value.dtype}")
     return Program(optimize(graph_from_exported(exported, every_output=True)))
 
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from . import graph as g
 from .explain import printable
 
-LONGEST_SIDE = 1 << 14
+LONGEST_SIDE = 1 << 12
 """Pixels of a map, channels of a vector apart."""
 LARGEST_WINDOW = 1 << 18
 """Pixels that a pooling may look at for one of its own; a plan lists them."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +18,8 @@ from .layout import Layout
 Ints = NDArray[np.int64]
 COPY, PERMUTE, MERGE, GATHER = 0, 1, 2, 3
 _MOST_SOURCES = 4  # that are merged rather than gathered
+_TOGETHER = 1 << 18  # lanes that are looked at at a time
+_NONE = np.iinfo(np.int64).max
 
 
 @dataclass(frozen=True)
@@ -107,38 +110,68 @@ def classify(
 
     `out` [rows, columns] is where a vector goes, `read` whether somebody reads it; see `table` for the rest.
     """
-    lanes = inside.shape[2]
     first = np.take_along_axis(vector, inside.argmax(2)[..., None], 2)[..., 0]
     gathered = bool((lane < 0).any())  # where no pixel is inside, too: there may be no whole vector to read
     single = np.where(inside, vector == first[..., None], True).all(2) & (not gathered)
-    straight = single & (np.where(inside, lane, -1) == np.arange(lanes)).all(2)
-    number: dict[bytes, int] = {}
-    moves: list[tuple[int, int, int, int]] = []
-    rows = [0]
-
-    def add(kind: int, entry: NDArray[np.int64] | None, to: int, source: int) -> None:
-        at = 0 if entry is None else number.setdefault(entry.astype(np.int32).tobytes(), len(number))
-        moves.append((kind, at, to, source))
-
-    for r in range(inside.shape[0]):
-        for c in np.flatnonzero(read[r]):
-            to, there = int(out[r, c]), inside[r, c]
-            if straight[r, c]:
-                if not only_changed or first[r, c] != out[r, c]:
-                    add(COPY, None, to, int(first[r, c]))
-                continue
-            sources = np.unique(vector[r, c][there]) if there.any() else first[r, c : c + 1]
-            if not gathered and len(sources) <= _MOST_SOURCES:
-                for n, source in enumerate(sources):
-                    entry = np.where(there & (vector[r, c] == source), lane[r, c], -1)
-                    add(MERGE if n else PERMUTE, entry, to, int(source))
-            else:
-                add(GATHER, np.where(there, vector[r, c] + np.maximum(lane[r, c], 0), -1), to, 0)
-        rows.append(len(moves))
-    index = [np.frombuffer(key, np.int32) for key in number]
-    flat = np.concatenate(index) if index else np.zeros(0, np.int32)
-    table = np.array(moves, np.int64).reshape(-1, 4)
+    straight = single & (np.where(inside, lane, -1) == np.arange(inside.shape[2])).all(2)
+    wanted = read & ~(straight & (first == out)) if only_changed else read
+    step = max(1, _TOGETHER // inside[0].size)
+    moves, entries, times = [], [], [np.zeros(0, np.int64)]
+    count = 0
+    for a in range(0, len(wanted), step):
+        block = np.s_[a : a + step]
+        chosen: list[Any] = [array[block][wanted[block]] for array in (inside, vector, lane, first, out, straight)]
+        made, rows, each = _moves(gathered, *chosen)
+        made[:, 1] += count
+        count += len(rows)
+        moves.append(made)
+        entries.append(rows)
+        times.append(each)
+    found = np.concatenate(moves)
+    index, number = np.unique(np.concatenate(entries), axis=0, return_inverse=True)
+    found[:, 1] = np.where(found[:, 0] == COPY, 0, np.append(number, 0)[np.minimum(found[:, 1], count)])
+    several = np.zeros(wanted.shape, np.int64)
+    several[wanted] = np.concatenate(times)
+    row = np.append(0, np.cumsum(several.sum(1)))
     # A vector that is its own source must not be read for another row while it is written.
-    if only_changed and any(move[2] == move[3] for move in moves):
-        rows = [0, len(moves)]
-    return Moves(table, np.array(rows, np.int64), flat, len(index))
+    if only_changed and bool((found[:, 2] == found[:, 3]).any()):
+        row = row[[0, -1]]
+    return Moves(found, row, index.ravel(), len(index))
+
+
+def _moves(
+    gathered: bool,
+    there: NDArray[np.bool_],
+    vector: Ints,
+    lane: Ints,
+    first: Ints,
+    to: Ints,
+    straight: NDArray[np.bool_],
+) -> tuple[Ints, NDArray[np.int32], Ints]:
+    """(the moves of n vectors in their order, their index vectors, how many moves each has). A move has the number of
+    its index vector."""
+    sources = np.sort(np.where(there, vector, _NONE), 1)
+    new = sources != _NONE
+    new[:, 1:] &= sources[:, 1:] != sources[:, :-1]
+    rank = new.cumsum(1)
+    several = rank[:, -1]
+    few = ~straight & (several <= _MOST_SOURCES) & (not gathered)
+    rest = ~straight & ~few
+    parts = [(straight, 0, COPY, first, np.zeros((0, there.shape[1]), np.int64))]
+    for k in range(_MOST_SOURCES):
+        which = few & (several > k) if k else few  # one at least: of the border alone
+        source = np.where(several > k, np.where(new & (rank == k + 1), sources, 0).sum(1), first)
+        entry = np.where(there & (vector == source[:, None]), lane, -1)[which]
+        parts.append((which, k, MERGE if k else PERMUTE, source, entry))
+    gather = np.where(there, vector + np.maximum(lane, 0), -1)[rest]
+    parts.append((rest, 0, GATHER, np.zeros_like(first), gather))
+    made, place, count = [], [], 0
+    for which, k, kind, source, entry in parts:
+        chosen = np.flatnonzero(which)
+        numbers = count + np.arange(len(chosen))
+        count += len(entry)
+        made.append(np.stack([np.full(len(chosen), kind), numbers, to[chosen], source[chosen]], 1))
+        place.append(chosen * _MOST_SOURCES + k)
+    order = np.argsort(np.concatenate(place), kind="stable")
+    entries = np.concatenate([entry for *_, entry in parts]).astype(np.int32)
+    return np.concatenate(made)[order], entries, np.where(few, np.maximum(several, 1), 1)

@@ -27,7 +27,7 @@ from .typed_json import LONGEST_TEXT, node_from_json, node_to_json
 VERSION = 1
 KEY = "budwood-program"
 """The one entry of the header's metadata (of several, the order would be left to chance): digest, space, JSON."""
-MOST_NODES = 100_000
+MOST_NODES = 20_000
 MOST_CLASSES = 1_000_000
 
 Tensors = dict[str, NDArray[Any]]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+import numpy as np
+
 from .graph import AdaptivePool, Concat, Conv, Flatten, Graph, Pad, Pool, Select, Shape
 from .layout import Layout, choose, sharing
 
@@ -117,6 +119,10 @@ class Storage:
 
     def _parts_of_concats(self) -> None:
         shapes, made = self.graph.shapes, {n.name: n for n in self.graph}
+        begin: dict[str, list[Concat]] = {}  # by the first input, the last ones at the end
+        for node in self.graph:
+            if isinstance(node, Concat):
+                begin.setdefault(node.inputs[0], []).append(node)
         for node in reversed(self.graph.nodes):
             if not isinstance(node, Concat):
                 continue
@@ -126,15 +132,15 @@ class Storage:
                 if free and not self._contains(name, node.name) and name not in node.inputs[:number]:
                     self._inside[name] = (node.name, first)
                 first += shapes[name][0]
-            self._prefixes(node)
+            earlier = begin[node.inputs[0]]
+            earlier.pop()
+            self._prefixes(node, earlier)
 
-    def _prefixes(self, node: Concat) -> None:
+    def _prefixes(self, node: Concat, earlier: list[Concat]) -> None:
         """An earlier concatenation of this one's first inputs stands where this one begins (DenseNet)."""
-        for other in self.graph:
-            if other is node:
-                return
-            short = isinstance(other, Concat) and len(other.inputs) < len(node.inputs)
-            if short and other.inputs == node.inputs[: len(other.inputs)] and other.name not in self._inside:
+        for other in earlier:
+            short = len(other.inputs) < len(node.inputs) and other.name not in self._inside
+            if short and other.inputs == node.inputs[: len(other.inputs)]:
                 self._inside[other.name] = (node.name, 0)
 
     def _slices(self) -> None:
@@ -193,17 +199,15 @@ def arrange(buffers: list[Buffer]) -> int:
 
     Largest first, each at the lowest place that is free for its life.
     """
-    floats = {buffer: buffer.floats for buffer in buffers if buffer.born >= 0}
-    placed: list[Buffer] = []
-    top = 0
-    for buffer in sorted(floats, key=lambda b: -floats[b]):
-        at = 0
-        alive = [p for p in placed if p.born <= buffer.last and buffer.born <= p.last]
-        for other in sorted(alive, key=lambda p: p.offset):
-            if at + floats[buffer] <= other.offset:
-                break
-            at = max(at, -(-(other.offset + floats[other]) // _ALIGN) * _ALIGN)
-        buffer.offset = at
-        placed.append(buffer)
-        top = max(top, at + floats[buffer])
-    return -(-top // _ALIGN) * _ALIGN
+    placed = sorted((buffer for buffer in buffers if buffer.born >= 0), key=lambda b: -b.floats)
+    # Of those that have their place: first and last step, first float and the first behind it. Plans may be long.
+    born, last, start, end = np.zeros((4, len(placed)), np.int64)
+    for n, buffer in enumerate(placed):
+        alive = np.flatnonzero((born[:n] <= buffer.last) & (buffer.born <= last[:n]))
+        alive = alive[np.argsort(start[alive], kind="stable")]
+        free = np.maximum.accumulate(np.concatenate([[0], end[alive]]))  # from where on, before each and behind all
+        fits = np.flatnonzero(free[:-1] + buffer.floats <= start[alive])
+        buffer.offset = int(free[fits[0]] if len(fits) else free[-1])
+        born[n], last[n], start[n] = buffer.born, buffer.last, buffer.offset
+        end[n] = -(-(buffer.offset + buffer.floats) // _ALIGN) * _ALIGN
+    return int(end.max(initial=0))

@@ -34,8 +34,8 @@ class ACDCOptions(ScoreOptions):
 
 
 def compressed(epochs: int, options: ACDCOptions) -> list[bool]:
-    """Epoch -> whether the network is compressed in it. Shares of the training are rounded down, to one epoch at
-    least, the last one up. Raises UserError where the training is too short for one phase of each kind."""
+    """Epoch -> whether the network is compressed in it. Shares of the training are rounded, to one epoch at least,
+    the last one up. Raises UserError where the training is too short for one phase of each kind."""
     first, phase, last_dense, last_sparse = lengths = _lengths(epochs, options)
     if sum(lengths) > epochs:
         least = next(n for n in itertools.count(epochs) if sum(_lengths(n, options)) <= n)
@@ -48,7 +48,7 @@ def compressed(epochs: int, options: ACDCOptions) -> list[bool]:
 
 
 def _lengths(epochs: int, options: ACDCOptions) -> list[int]:
-    shares = {name: max(1, epochs * share // 100) for name, share in PERCENT.items()}
+    shares = {name: max(1, (epochs * share + 50) // 100) for name, share in PERCENT.items()}
     shares["last_sparse"] = -(-epochs * PERCENT["last_sparse"] // 100)  # in a short training the end matters most
     return [getattr(options, name) or share for name, share in shares.items()]
 

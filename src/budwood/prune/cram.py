@@ -24,7 +24,8 @@ class CrAMOptions(ScoreOptions):
     rho: float = Field(0.05, ge=0)
     """How far w + rho g is from w, as a factor of the gradient (which is not normalised)."""
     levels: tuple[Annotated[float, Field(ge=0, lt=1)], ...] = Field((0.5, 0.7, 0.9), min_length=1)
-    """The sparsities that C is drawn from. With an N:M pattern C is that pattern."""
+    """The sparsities that C is drawn from; one asked for that is above them all comes in as well. With an N:M pattern
+    C is that pattern."""
     plus: bool = True
     """Whether the gradient at w is added: CrAM+."""
 
@@ -68,7 +69,8 @@ class CrAM(Scored):
 
     def start(self, model: nn.Module, mask: Mask, plan: Plan) -> Mask:
         already = mask.restricted(self.layers(model, mask)).sparsity
-        self.levels_ = [max(level, already) for level in self.options.levels]
+        asked = [self.sparsity] if self.sparsity > max(self.options.levels) else []
+        self.levels_ = [max(level, already) for level in (*self.options.levels, *asked)]
         if self.structure.kind == "n:m":
             self.levels_ = [self.sparsity]
         for level in (self.sparsity, *self.levels_):

@@ -38,6 +38,8 @@ class FisherOptions(GradualOptions):
     """What is added to the Fisher matrix's diagonal."""
     recomputations: int = Field(1, ge=1, le=1000)
     """Passes in which pruning at once is done, each with gradients of its own. Along a schedule every update is one."""
+    update_scale: float = Field(1.0, ge=0, le=2)
+    """Factor of the kept weights' update; 0 leaves them alone (optimal brain damage)."""
 
 
 class FisherPruner(Gradual):
@@ -155,7 +157,7 @@ class FisherPruner(Gradual):
         moves = torch.zeros(pruned.shape, dtype=torch.float64)
         for at, inverse, values in self._blocks(fisher, weight):
             moves[at] = self.movement(inverse, values, pruned[at].to(values.device)).cpu()
-        return (weight.detach().cpu().double() + cut.back(moves)).to(weight)
+        return (weight.detach().cpu().double() + self.options.update_scale * cut.back(moves)).to(weight)
 
     def _blocks(self, fisher: LayerFisher, weight: Tensor) -> Iterator[tuple[slice, Inverse, Tensor]]:
         """(which blocks, their inverses, their weights), on the weight's device where that knows float64."""

@@ -1,18 +1,19 @@
 """GraSP (Wang, Zhang, Grosse 2020): before any training, keep the weights that the flow of the gradient needs."""
 
+import copy
 from collections.abc import Iterator
 
 import torch
 from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.modules.batchnorm import _BatchNorm
 
+from ..core.errors import UserError
 from ..core.mask import Mask
-from ..core.modes import evaluating
 from ..core.pruner import Settings, Tags
 from ..core.registry import methods
 from ..core.spec import Recipe
-from .fresh import with_statistics
 from .gradients import answered, batches_of
 from .scored import Scored, ScoreOptions
 
@@ -31,8 +32,8 @@ class GraSP(Scored):
     """Removes the highest -w (H g), the weights without which the norm of the gradient would fall least (or grow
     most): g and H are gradient and Hessian of the loss. So the least w (H g) go first.
 
-    In evaluation mode, where the authors have batch norm use the statistics of each batch; a network that was never
-    trained has them measured first, on a copy. The classifier keeps its weights, which they draw anew.
+    Batch norm has the statistics of each batch, as the authors have it, on a copy; dropout does nothing. The
+    classifier keeps its weights, which they draw anew.
     """
 
     tags = Tags(
@@ -74,20 +75,20 @@ class GraSP(Scored):
 
     def scores(self, model: nn.Module, mask: Mask, sparsity: float, step: int) -> dict[str, Tensor]:
         names = self.layers(model, mask)
-        settled = with_statistics(model, self.plan_, self.options.batch, step)
-        weights = [settled.get_parameter(name) for name in names]
+        copied = _by_batches(model)
+        weights = [copied.get_parameter(name) for name in names]
         kept = [mask[name].to(weight.device) for name, weight in zip(names, weights, strict=True)]
         flow = [torch.zeros_like(weight) for weight in weights]
         product = [torch.zeros_like(weight) for weight in weights]
-        with evaluating(settled), torch.enable_grad():
-            for loss in self._losses(settled, step, done=0):
+        with torch.enable_grad():
+            for loss in self._losses(copied, step, done=0):
                 for total, gradient in zip(
                     flow, torch.autograd.grad(loss, weights, materialize_grads=True), strict=True
                 ):
                     total += gradient
             # Pruned weights stay where they are: the gradient flows through the others alone.
             flow = [total * alive for total, alive in zip(flow, kept, strict=True)]
-            for loss in self._losses(settled, step, done=self.options.gradients):
+            for loss in self._losses(copied, step, done=self.options.gradients):
                 found = torch.autograd.grad(loss, weights, create_graph=True, materialize_grads=True)
                 along = torch.stack([(f * g).sum() for f, g in zip(flow, found, strict=True)]).sum()
                 for total, column in zip(
@@ -102,6 +103,19 @@ class GraSP(Scored):
         batches = batches_of(plan, options.batch, step)
         for i in range(options.gradients):
             images, labels = next(batches)
+            if len(images) == 1 and any(module.training for module in model.modules()):
+                raise UserError(
+                    "GraSP takes the statistics of each batch, and one image has none; set batch to 2 or more"
+                )
             output = model(images).float()
             yield F.cross_entropy(output / options.temperature, answered(output, labels, plan.labelled))
             plan.told(done + i + 1, 2 * options.gradients)
+
+
+def _by_batches(model: nn.Module) -> nn.Module:
+    """A copy in evaluation mode, but for its batch norm."""
+    copied = copy.deepcopy(model).eval()
+    for module in copied.modules():
+        if isinstance(module, _BatchNorm):
+            module.train()
+    return copied

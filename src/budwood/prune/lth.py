@@ -6,7 +6,6 @@ weights go back to those after some epochs, with what then was left of it. Betwe
 the later one, in which no gradient is applied.
 """
 
-import copy
 import functools
 import math
 from collections.abc import Callable, Mapping
@@ -45,7 +44,7 @@ class TicketOptions(RoundOptions):
     left of the learning rate's schedule; 0 for those that the network comes with."""
     control: Literal["none", "random-mask", "random-reinit"] = "none"
     """What the last training has in place of the ticket: as many weights of each layer at random places, or the
-    ticket's places with weights that are drawn anew."""
+    ticket's places with the weights that the network came with, each layer's in another order."""
 
     @model_validator(mode="after")
     def _of_single_weights(self) -> "TicketOptions":
@@ -145,7 +144,9 @@ class LTH(Rounds):
     def start(self, model: nn.Module, mask: Mask, plan: Plan) -> Mask:
         self.check(model, mask, plan.epochs)
         self.given_, self.seed_ = mask, plan.seed
-        return super().start(model, mask, plan)
+        start = super().start(model, mask, plan)
+        self.new_ = self.first_  # as long as they are the same, once in memory
+        return start
 
     def settled(self, step: int) -> bool:
         return self.place_(step)[0] == len(self.levels_)
@@ -163,7 +164,7 @@ class LTH(Rounds):
             found = shuffled(found, self.given_, self.seed_)
         self.rewind(model, found)
         if control == "random-reinit":
-            reinitialise_(model, self.first_, self.seed_)
+            reinitialise_(model, self.new_, self.seed_)
             found.apply_(model)
         return found
 
@@ -190,16 +191,13 @@ def shuffled(found: Mask, given: Mask, seed: int) -> Mask:
 
 
 @torch.no_grad()
-def reinitialise_(model: nn.Module, first: Mapping[str, Tensor], seed: int) -> None:
-    """Every layer as its own `reset_parameters` draws it, from `seed` alone, but kernels and matrices with the standard
-    deviation that they had in `first`: networks have ways of their own to begin."""
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(seed * 1_000_003 + 1)  # the network may have been drawn from `seed` itself
-        for name, layer in model.named_modules():
-            if callable(getattr(layer, "reset_parameters", None)):
-                fresh = copy.deepcopy(layer).cpu()  # the same numbers wherever the network is
-                fresh.reset_parameters()
-                for own, value in fresh.named_parameters(recurse=False):
-                    if value.ndim > 1 and float(value.std()) > 0:
-                        value.mul_(first[f"{name}.{own}" if name else own].cpu().std() / value.std())
-                layer.load_state_dict(fresh.state_dict())
+def reinitialise_(model: nn.Module, new: Mapping[str, Tensor], seed: int) -> None:
+    """The network as it came, `new`, but the numbers of each kernel and matrix in an order drawn from `seed` alone: as
+    if drawn once more, in whatever way the network draws them."""
+    random = torch.Generator().manual_seed(seed * 1_000_003 + 1)  # the network may have been drawn from `seed` itself
+    model.load_state_dict(new)
+    for name, weight in model.named_parameters():
+        if weight.ndim > 1:
+            values = new[name].flatten()
+            order = torch.randperm(len(values), generator=random)
+            weight.copy_(values[order.to(values.device)].reshape(weight.shape))

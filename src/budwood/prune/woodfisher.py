@@ -9,7 +9,6 @@ from ..core.pruner import Plan, Settings, Tags
 from ..core.registry import methods
 from ..core.spec import Recipe
 from ..models.profile import layers
-from .fisher import Inverse
 from .fisher_pruner import FisherOptions, FisherPruner
 from .gmp import POST_TRAINING
 from .gradients import batches_of
@@ -28,8 +27,6 @@ _NOTES = (
 
 
 class WoodFisherOptions(FisherOptions):
-    update_scale: float = Field(1.0, ge=0, le=2)
-    """Factor of the kept weights' update; 0 leaves them alone (optimal brain damage)."""
     flops_power: float = Field(0.0, ge=0, le=10)
     """Scores are divided by this power of the operations that a weight costs for one image: the same sparsity then
     saves more of them. 0 counts weights alone; the authors have 0.3."""
@@ -129,6 +126,3 @@ class WoodFisher(FisherPruner):
         # A layer that no image goes through costs nothing, and has no gradient either.
         costs = {name: self.costs_.get(name.removesuffix(".weight"), 1.0) for name in scores}
         return {name: score / costs[name] ** self.options.flops_power for name, score in scores.items()}
-
-    def movement(self, inverse: Inverse, weights: Tensor, gone: Tensor) -> Tensor:
-        return self.options.update_scale * super().movement(inverse, weights, gone)  # type: ignore[no-any-return]

@@ -18,15 +18,19 @@ def mixed_seed(*parts: int) -> int:
     return value >> 1
 
 
-def batch_plan(length: int, batch_size: int, seed: int, epoch: int, rank: int = 0, world: int = 1) -> list[list[int]]:
-    """Indices of every batch of one process in one epoch. A last batch of a single image is left out: batch norm
-    cannot train on it. Every process gets the same number of batches."""
+def batch_plan(
+    length: int, batch_size: int, seed: int, epoch: int, rank: int = 0, world: int = 1, *, share: float = 0.5
+) -> list[list[int]]:
+    """Indices of every batch of one process in one epoch. A last batch of less than `share` of the size is left out:
+    its few images would have a whole step, and a tenth of the batch norm statistics that an epoch ends with; and one
+    of a single image, which batch norm cannot train on. Every process gets the same number of batches."""
     generator = torch.Generator().manual_seed(mixed_seed(seed, epoch))
     order = torch.randperm(length, generator=generator).tolist()
     order = order[: length - length % world] if length >= world else order * world
     mine = order[rank::world]
     batches = [mine[i : i + batch_size] for i in range(0, len(mine), batch_size)]
-    return batches[:-1] if len(batches) > 1 and len(batches[-1]) == 1 < batch_size else batches
+    least = min(batch_size, max(2, batch_size * share))
+    return batches[:-1] if len(batches) > 1 and len(batches[-1]) < least else batches
 
 
 def loader(dataset: Dataset[Any], batches: list[list[int]], workers: int) -> DataLoader[Any]:

@@ -109,10 +109,12 @@ def _sgd_heads(train: Features, classes: int, recipe: Recipe, seed: int) -> Cand
     """SGD on the stored features, as in the study (no augmentation is left to do)."""
     head = new_head(train[0].shape[1], classes, seed)
     optimizer = sgd(list(head.parameters()), [], recipe)
-    steps = len(batch_plan(len(train[0]), recipe.batch_size, seed, 0))
+    steps = len(batch_plan(len(train[0]), recipe.batch_size, seed, 0, share=0))
     for epoch in range(recipe.epochs):
         total = 0.0
-        for i, indices in enumerate(map(torch.tensor, batch_plan(len(train[0]), recipe.batch_size, seed, epoch))):
+        for i, indices in enumerate(
+            map(torch.tensor, batch_plan(len(train[0]), recipe.batch_size, seed, epoch, share=0))
+        ):
             optimizer.param_groups[0]["lr"] = learning_rate(recipe, epoch * steps + i, steps)
             output = head(train[0].index_select(0, indices))  # three times as fast as train[0][indices]
             loss = F.cross_entropy(output, train[1][indices], label_smoothing=recipe.label_smoothing)

@@ -13,6 +13,10 @@ from torch.nn import functional as F
 from budwood.core.mask import Mask
 from budwood.core.pruner import Plan
 from budwood.models.network import prunable
+from budwood.prune.cap import CAP
+from budwood.prune.fisher_pruner import FisherPruner
+from budwood.prune.mfac import MFAC
+from budwood.prune.obert import OBert
 from budwood.prune.schedule import Cubic
 from budwood.prune.woodfisher import WoodFisher, WoodFisherOptions
 from budwood.testing.pruners import RECIPE, toy_data, toy_network
@@ -175,20 +179,20 @@ def test_the_order_of_the_scores_is_not_that_of_the_magnitudes() -> None:
     assert mask == [True, False]
 
 
-def test_without_the_update_it_is_optimal_brain_damage() -> None:
-    """The same mask, and no kept weight moves."""
-    options = {"gradients": 5, "batch": 4, "block": 10, "dampening": 0.02}
+@pytest.mark.parametrize("kind", [WoodFisher, MFAC, OBert, CAP])
+def test_without_the_update_it_is_optimal_brain_damage(kind: type[FisherPruner]) -> None:
+    """The same mask, and no kept weight moves; with it they do."""
+    options = {"gradients": 5, "batch": 4, "block": 10, "dampening": 0.02, "recomputations": 1}
     moving, still = network(), network()
     masks = [
-        WoodFisher(0.6, WoodFisherOptions(**options, update_scale=scale)).start(
-            model, halves(False), Plan(0, 0, batches=draw)
-        )
+        kind(0.6, kind.Options(**options, update_scale=scale)).start(model, halves(False), Plan(0, 0, batches=draw))
         for model, scale in ((moving, 1.0), (still, 0.0))
     ]
     assert masks[0] == masks[1]
     for name in NAMES:
         old = network().get_parameter(name)
         assert torch.equal(still.get_parameter(name)[masks[1][name]], old[masks[1][name]])
+        assert not torch.equal(moving.get_parameter(name)[masks[1][name]], old[masks[1][name]])
 
 
 def test_labels_that_mean_nothing_are_not_looked_at() -> None:

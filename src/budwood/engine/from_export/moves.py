@@ -187,10 +187,17 @@ def unbind(b: Builder, input: View, dim: int = 0) -> list[View]:
     return [select(b, view, dim, i) for i in range(view.shape[view.position(dim)])]
 
 
+EVERYTHING = 2**31 - 1
+"""The end of a slice from here on means all: exporters write the largest number that they have."""
+
+
 @handles("slice", "slice_copy")
 def slice_(b: Builder, input: View, dim: int = 0, start: Any = None, end: Any = None, step: int = 1) -> View:
     view = viewed(input)
     axis = view.position(dim)
+    whole = not start and step == 1 and (end is None or end >= EVERYTHING)
+    if not whole and any(piece.axis == "N" for piece in view.axes[axis]):
+        raise ValueError("some of the images of a batch")
     return _part(b, view, axis, range(view.shape[axis])[slice(start, end, step)])
 
 

@@ -134,11 +134,9 @@ def _is_channel_axis(view: View, axis: int) -> bool:
 
 
 def _padded_channels(b: Builder, view: View, axis: int, before: int, after: int, value: float) -> View:
-    """More channels, all of them of this value: any, times 0, plus the value."""
-    channels = view.base[0]
-    made = b.pick(view, axis, (*[0] * before, *range(channels), *[0] * after))
-    kept = np.pad(np.ones(channels), (before, after))
-    return b.like(made, g.Affine, scale=b.floats(kept), offset=b.floats((1 - kept) * value))
+    """More channels, all of them of this value: a matrix without a weight for them, and the value as its bias."""
+    matrix = np.pad(np.eye(view.base[0]), ((before, after), (0, 0)))
+    return b.pointwise(view, axis, matrix, np.where(matrix.any(1), 0.0, value))
 
 
 def _direction(view: View, axis: int) -> int:

@@ -264,6 +264,8 @@ def _batch_norm(op: Op, inputs: list[Any], budget: Budget) -> Any:
 def _reduce(function: Callable[..., Any]) -> Callable[[Op, list[Any], Budget], Any]:
     def reduced(op: Op, inputs: list[Any], budget: Budget) -> Any:
         axes = axes_of(op, inputs)
+        if not axes and op.integer("noop_with_empty_axes", 0):
+            return inputs[0]
         return function(inputs[0], axis=axes or None, keepdims=op.integer("keepdims", 1) == 1)
 
     return reduced

@@ -163,7 +163,10 @@ def gemm(builder: Builder, op: Op, inputs: Inputs) -> Value:
     weight = weight.T if op.integer("transB", 0) else weight
     bias = None
     if len(inputs) > 2 and inputs[2] is not None:
-        given = numbers(inputs[2], "bias").reshape(-1)
+        given = numbers(inputs[2], "bias")
+        if given.ndim == 2 and given.shape[0] != 1:
+            raise ValueError("a bias that differs from image to image")
+        given = given.reshape(-1)
         builder.budget.take(weight.shape[1])
         bias = np.broadcast_to(given, weight.shape[1:])
         bias = bias if beta == 1 else bias * np.float32(beta)

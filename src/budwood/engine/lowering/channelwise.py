@@ -92,9 +92,12 @@ def lower_depthwise(context: Context, node: Conv) -> None:
     name = as_map(context, node.inputs[0])
     source, out = context.view(name), context.storage.view(node.name)
     assert out.buffer.layout is not None
-    scratch = Scratch(out.buffer.layout, conv_taps(node))
-    residual = context.view(node.inputs[1]) if len(node.inputs) == 2 else None
     rows = node.weight.shape[0]
+    weights = node.weight.reshape(rows, -1)
+    live = np.flatnonzero(weights.any(0))  # a slice of a map is a kernel of one tap: its neighbours may be NaN
+    live = live if len(live) else np.zeros(1, np.int64)
+    scratch = Scratch(out.buffer.layout, conv_taps(node).some(live))
+    residual = context.view(node.inputs[1]) if len(node.inputs) == 2 else None
     left = np.count_nonzero(node.weight)
     shape = context.shape(node.name)
     info = StepInfo(
@@ -108,7 +111,6 @@ def lower_depthwise(context: Context, node: Conv) -> None:
     )
 
     def emit(plan: _native.Plan) -> None:
-        weights = np.ascontiguousarray(node.weight.reshape(rows, -1))
         bias = np.zeros(rows, np.float32) if node.bias is None else node.bias
         place = None if residual is None else residual.numbers()
         kind, numbers = activation_arguments(node.activation)
@@ -117,7 +119,7 @@ def lower_depthwise(context: Context, node: Conv) -> None:
             out=out.numbers(),
             residual=place,
             taps=scratch.offsets(),
-            weights=weights,
+            weights=np.ascontiguousarray(weights[:, live]),
             bias=bias,
             activation=kind,
             numbers=numbers,

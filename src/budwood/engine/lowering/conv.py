@@ -41,13 +41,21 @@ def lower_conv(context: Context, node: Conv) -> None:
         return lower_as_linear(context, node)
     if node.name in context.phased:
         return _lower_phases(context, node)
-    if node.is_depthwise:
+    if node.is_depthwise and not _deals_out(node):
         return lower_depthwise(context, node)
     out = context.storage.view(node.name)
     source = operand(context, node.name, node.inputs[0], out, conv_taps(node))
     shape = context.shape(node.name)
     _add(context, node, source, out, 2.0 * np.count_nonzero(node.weight) * shape[1] * shape[2])
     return None
+
+
+def _deals_out(node: Conv) -> bool:
+    """Whether it puts each pixel of a window into a channel of its own (space to depth): no sum, but copies, which the
+    sparse kernel makes without a look at what lies beside."""
+    kernels = node.weight.reshape(len(node.weight), -1)
+    alone = bool((np.count_nonzero(kernels, axis=1) == 1).all())
+    return alone and len(kernels) > node.groups and node.stride == node.weight.shape[2:] != (1, 1)
 
 
 def _add(context: Context, node: Conv, source: Operand, out: View, flops: float) -> None:

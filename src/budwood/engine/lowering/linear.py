@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -15,6 +17,22 @@ from .channels import flatten
 SPARSE_BELOW = 0.3
 
 
+@dataclass(frozen=True)
+class Rows:
+    """A matrix by its entries, row by row."""
+
+    values: Array
+    column: NDArray[np.int32]
+    start: NDArray[np.int64]
+    size: int  # of the matrix, places that can hold no weight apart
+
+    @classmethod
+    def of(cls, values: Array, row: NDArray[np.int64], column: NDArray[np.int64], rows: int, size: int) -> Rows:
+        start = np.zeros(rows + 1, np.int64)
+        np.cumsum(np.bincount(row, minlength=rows), out=start[1:])
+        return cls(np.ascontiguousarray(values), column.astype(np.int32), start, size)
+
+
 def lower_linear(context: Context, node: Linear) -> None:
     source = context.view(node.inputs[0])
     product(context, node.name, "Linear", source, node.weight, node.bias, node.activation)
@@ -25,18 +43,19 @@ def product(
     name: str,
     op: str,
     source: View,
-    weight: Array,
+    weight: Array | Rows,
     bias: Array | None,
     f: Activation,
-    *,
-    skip_zeros: bool = False,
 ) -> None:
-    """`skip_zeros` where a zero is no weight: a product with it would let NaN and infinity through."""
+    """`Rows` where what they lack is no weight: a product with zero would let NaN and infinity through."""
     out = context.storage.view(name)
     images = context.group_of(name, out)
-    left = np.count_nonzero(weight)
-    density = float(left) / weight.size
-    sparse = skip_zeros or density < SPARSE_BELOW
+    left = len(weight.values) if isinstance(weight, Rows) else np.count_nonzero(weight)
+    density = float(left) / max(weight.size, 1)
+    if not isinstance(weight, Rows) and density < SPARSE_BELOW:
+        row, column = np.nonzero(weight)
+        weight = Rows.of(weight[row, column], row, column, len(weight), weight.size)
+    sparse = isinstance(weight, Rows)
     info = StepInfo(
         name,
         op,
@@ -46,28 +65,21 @@ def product(
         1 - density,
         2.0 * left,
     )
-    shift = np.zeros(len(weight), np.float32) if bias is None else np.ascontiguousarray(bias)
+    shift = np.zeros(out.channels, np.float32) if bias is None else np.ascontiguousarray(bias)
 
     def emit(plan: _native.Plan) -> None:
         where = (source.numbers(), out.numbers(), images)
-        if sparse:
-            plan.sparse_linear(*where, *_csr(weight), shift, *activation_arguments(f))
+        if isinstance(weight, Rows):
+            plan.sparse_linear(*where, weight.values, weight.column, weight.start, shift, *activation_arguments(f))
         else:
             plan.linear(*where, np.ascontiguousarray(weight), shift, *activation_arguments(f))
 
     context.add(info, out, [source], emit)
 
 
-def _csr(weight: Array) -> tuple[Array, NDArray[np.int32], NDArray[np.int64]]:
-    row, column = np.nonzero(weight)
-    start = np.zeros(len(weight) + 1, np.int64)
-    np.cumsum(np.bincount(row, minlength=len(weight)), out=start[1:])
-    return np.ascontiguousarray(weight[row, column]), column.astype(np.int32), start
-
-
 def lower_as_linear(context: Context, node: Conv) -> None:
     """A convolution whose output is one pixel: every pixel that its window sees has one weight."""
-    channels, height, width = _plane(context.shape(node.inputs[0]))
+    _, height, width = _plane(context.shape(node.inputs[0]))
     rows, per_group, *kernel = node.weight.shape
     seen = [
         (ky, kx, y * width + x)
@@ -76,19 +88,19 @@ def lower_as_linear(context: Context, node: Conv) -> None:
         if 0 <= (y := ky * node.dilation[0] - node.padding[0]) < height
         and 0 <= (x := kx * node.dilation[1] - node.padding[2]) < width
     ]
-    full = np.zeros((rows, channels, max(len(seen), 1)), np.float32)  # a window beside the image: one pixel, unused
-    per = rows // node.groups
-    for at, (ky, kx, _) in enumerate(seen):
-        for g in range(node.groups):
-            to = np.s_[g * per : (g + 1) * per]
-            full[to, g * per_group : (g + 1) * per_group, at] = node.weight[to, :, ky, kx]
+    taken = node.weight[:, :, [ky for ky, _, _ in seen], [kx for _, kx, _ in seen]]
+    matrix: Array | Rows = taken.reshape(rows, -1)
+    if node.groups > 1 or not seen:
+        row, channel, at = np.nonzero(taken)
+        first = row // (rows // node.groups) * per_group
+        column = (first + channel) * len(seen) + at
+        matrix = Rows.of(taken[row, channel, at], row, column, rows, taken.size)
     source = context.view(node.inputs[0])
     if not is_vector(context.shape(node.inputs[0])):
         source = flatten(context, node.name, node.inputs[0], [pixel for _, _, pixel in seen] or [0])
-    matrix, skip = full.reshape(rows, -1), node.groups > 1 or not seen
     if len(node.inputs) == 1:
-        return product(context, node.name, "Conv", source, matrix, node.bias, node.activation, skip_zeros=skip)
-    product(context, node.name, "Conv", source, matrix, node.bias, IDENTITY, skip_zeros=skip)
+        return product(context, node.name, "Conv", source, matrix, node.bias, node.activation)
+    product(context, node.name, "Conv", source, matrix, node.bias, IDENTITY)
     out, residual = context.storage.view(node.name), context.view(node.inputs[1])
     images = context.group_of(node.name, out)
     info = StepInfo(node.name, "residual", "elementwise", "", context.shape(node.name))

@@ -39,6 +39,13 @@ class Taps:
         rows, columns = [y for y, _ in seen], [x for _, x in seen]
         return max(-min(rows), 0), max(*rows, 0), max(-min(columns), 0), max(*columns, 0)
 
+    def some(self, numbers: NDArray[np.int64]) -> Taps:
+        """These of the taps alone, one at least."""
+        taps = [self.taps[n] for n in numbers]
+        phases = sorted({phase for phase, _, _ in taps})
+        again = tuple((phases.index(phase), y, x) for phase, y, x in taps)
+        return Taps(self.stride, tuple(self.phases[phase] for phase in phases), again)
+
 
 def taps(kernel: Pair, stride: Pair, padding: Edges, dilation: Pair) -> Taps:
     found: list[tuple[Pair, int, int]] = []

@@ -48,10 +48,18 @@ def held(graph: Graph, need: dict[str, Flags]) -> dict[str, Flags]:
     hold = {name: flags.copy() for name, flags in need.items()}
     for name in graph.inputs:
         hold[name][:] = True
-    before = -1
-    while before != (before := sum(int(flags.sum()) for flags in hold.values())):
-        for node in reversed(graph.nodes):
-            tie(node, hold)
+    around: dict[str, dict[str, Node]] = {name: {} for name in hold}
+    for node in graph:
+        for name in (node.name, *node.inputs):
+            around[name][node.name] = node
+    waiting = {node.name: node for node in graph}  # again only where something changed: chains may be long
+    while waiting:
+        _, node = waiting.popitem()
+        before = {name: int(hold[name].sum()) for name in (node.name, *node.inputs)}
+        tie(node, hold)
+        for name, count in before.items():
+            if int(hold[name].sum()) != count:
+                waiting.update(around[name])
     return hold
 
 
