@@ -107,6 +107,7 @@ def test_splits(photos: Any) -> None:
 def test_older_runs_keep_their_names(monkeypatch: pytest.MonkeyPatch) -> None:
     """The run_id of a spec as it was before there were protocols, worked out then."""
     monkeypatch.setitem(COMPONENT_VERSIONS, "prune", 2)
+    monkeypatch.setitem(COMPONENT_VERSIONS, "fit", 2)
     spec = RunSpec(model="timm:resnet18", parent="p", task="t", data="d")
     assert spec.run_id == "7b5e869326c0ced4"
     assert spec.model_copy(update={"protocol": "cvpr22"}).run_id != spec.run_id
