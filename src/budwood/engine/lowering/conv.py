@@ -13,7 +13,7 @@ from ..layout import tiles
 from ..lower import Context, StepInfo, activation_arguments
 from ..storage import View, is_vector
 from .channelwise import lower_depthwise
-from .linear import lower_as_linear
+from .linear import Rows, lower_as_linear
 from .operand import Operand, PhaseView, conv_taps, dealt_out, operand, taps
 
 # Density from which the dense kernel, which shares every load between three channels, is the faster: measured, see
@@ -146,12 +146,10 @@ def _sparse(
     rows = node.weight.shape[0]
     flat = node.weight.reshape(rows, -1)
     row, column = np.nonzero(flat)
-    values = np.ascontiguousarray(flat[row, column])
-    column = column + row // (rows // node.groups) * flat.shape[1]
-    start = np.zeros(rows + 1, np.int64)
-    np.cumsum(np.bincount(row, minlength=rows), out=start[1:])
+    first = row // (rows // node.groups) * flat.shape[1]
+    found = Rows.of(flat[row, column], row, first + column, rows, flat.size)
     common = _common(node, source, out, residual, density, by_channels)
-    plan.sparse_conv(**common, values=values, columns=column.astype(np.int32), start=start)
+    plan.sparse_conv(**common, values=found.values, columns=found.column, start=found.start)
 
 
 def _dense(
