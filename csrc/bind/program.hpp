@@ -16,6 +16,7 @@
 
 #include "bind/arrays.hpp"
 #include "runtime/instruction_sets.hpp"
+#include "runtime/moves.hpp"
 #include "runtime/plan.hpp"
 
 namespace budwood::bind {

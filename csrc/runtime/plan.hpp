@@ -116,11 +116,12 @@ class Plan {
     std::vector<std::unique_ptr<Step>> steps;
   };
 
+  std::unique_lock<std::mutex> held() const;
+
   const Kernels& kernels_;
   int64_t arena_floats_;
   std::vector<Segment> segments_;
   std::vector<Turn> order_;
-  std::unique_lock<std::mutex> held() const;
 
   mutable std::mutex mutex_;
   mutable std::vector<std::unique_ptr<Arena>> idle_;

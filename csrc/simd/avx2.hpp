@@ -43,10 +43,11 @@ inline Vec gather(const float* base, const int* index, Vec fill) {
   const __m256i wanted = _mm256_cmpgt_epi32(at, _mm256_set1_epi32(-1));
   return _mm256_mask_i32gather_ps(fill, base, at, _mm256_castsi256_ps(wanted), 4);
 }
+using Permutation = __m256i;
+inline Permutation permutation(const int* index) { return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(index)); }
 // Lane i is v's lane index[i], or fill's lane i where index[i] < 0.
-inline Vec permute(Vec v, const int* index, Vec fill) {
-  const __m256i at = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(index));
-  return _mm256_blendv_ps(_mm256_permutevar8x32_ps(v, at), fill, _mm256_castsi256_ps(at));
+inline Vec permute(Vec v, Permutation index, Vec fill) {
+  return _mm256_blendv_ps(_mm256_permutevar8x32_ps(v, index), fill, _mm256_castsi256_ps(index));
 }
 
 inline Vec abs(Vec a) { return _mm256_andnot_ps(_mm256_set1_ps(-0.0f), a); }

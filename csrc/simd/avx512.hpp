@@ -36,10 +36,17 @@ inline Vec gather(const float* base, const int* index, Vec fill) {
   const __m512i at = _mm512_loadu_si512(index);
   return _mm512_mask_i32gather_ps(fill, _mm512_cmpge_epi32_mask(at, _mm512_setzero_si512()), at, base, 4);
 }
+struct Permutation {
+  __m512i lanes;
+  __mmask16 wanted;
+};
+inline Permutation permutation(const int* index) {
+  const __m512i lanes = _mm512_loadu_si512(index);
+  return {lanes, _mm512_cmpge_epi32_mask(lanes, _mm512_setzero_si512())};
+}
 // Lane i is v's lane index[i], or fill's lane i where index[i] < 0.
-inline Vec permute(Vec v, const int* index, Vec fill) {
-  const __m512i at = _mm512_loadu_si512(index);
-  return _mm512_mask_permutexvar_ps(fill, _mm512_cmpge_epi32_mask(at, _mm512_setzero_si512()), at, v);
+inline Vec permute(Vec v, Permutation index, Vec fill) {
+  return _mm512_mask_permutexvar_ps(fill, index.wanted, index.lanes, v);
 }
 
 inline Vec abs(Vec a) { return _mm512_abs_ps(a); }

@@ -46,8 +46,10 @@ inline Vec gather(const float* base, const int* index, Vec fill) {
     if (index[i] >= 0) lane[i] = base[index[i]];
   return load(lane);
 }
+using Permutation = const int*;
+inline Permutation permutation(const int* index) { return index; }
 // Lane i is v's lane index[i], or fill's lane i where index[i] < 0.
-inline Vec permute(Vec v, const int* index, Vec fill) {
+inline Vec permute(Vec v, Permutation index, Vec fill) {
   float lane[kLanes];
   store(lane, v);
   return gather(lane, index, fill);

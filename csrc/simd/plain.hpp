@@ -70,8 +70,10 @@ inline Vec gather(const float* base, const int* index, Vec fill) {
     if (index[i] >= 0) fill.lane[i] = base[index[i]];
   return fill;
 }
+using Permutation = const int*;
+inline Permutation permutation(const int* index) { return index; }
 // Lane i is v's lane index[i], or fill's lane i where index[i] < 0.
-inline Vec permute(Vec v, const int* index, Vec fill) { return gather(v.lane, index, fill); }
+inline Vec permute(Vec v, Permutation index, Vec fill) { return gather(v.lane, index, fill); }
 
 inline Vec abs(Vec a) {
   for (int i = 0; i < kLanes; ++i) a.lane[i] = __builtin_fabsf(a.lane[i]);

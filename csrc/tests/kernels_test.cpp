@@ -16,31 +16,38 @@ const Limits kLimits[] = {{-kInf, kInf}, {0, kInf}, {-0.5f, 0.75f}};
 // ---- repack
 
 void test_repack(const Kernels& k, Random& random) {
-  const int64_t L = k.lanes, floats = 8 * L, pitch = floats + 3;
+  const int64_t L = k.lanes, floats = 10 * L, pitch = floats + 3;
   for (int64_t channels : {0, 1, 5}) {
     auto from = random.floats(channels * pitch + floats);
     std::vector<int32_t> index;
-    std::vector<Move> moves;
-    for (int32_t v = 0; v < 8; ++v) {
-      const int32_t kind = v == 0 ? Move::copy : v % 4;
-      moves.push_back({kind, v, v * L, random.below(7 * L)});
+    std::vector<MoveRun> runs;
+    int64_t to = 0;
+    for (int32_t kind : {MoveRun::copy, MoveRun::permute, MoveRun::merge, MoveRun::gather, MoveRun::fill, MoveRun::permute, MoveRun::merge, MoveRun::merge}) {
+      const int64_t count = kind == MoveRun::merge ? runs.back().count : kind == MoveRun::gather ? 1 : 1 + random.below(3);
+      const int64_t step = random.below(3 * L);
+      if (kind == MoveRun::merge) to = runs.back().to;
+      runs.push_back({kind, static_cast<int32_t>(runs.size()), count, to, random.below(floats - 2 * step - L), step});
+      to += count * L;
       for (int64_t l = 0; l < L; ++l)
-        index.push_back(static_cast<int32_t>(random.chance(0.3) ? -1 : random.below(kind == Move::gather ? floats : L)));
+        index.push_back(static_cast<int32_t>(random.chance(0.3) ? -1 : random.below(kind == MoveRun::gather ? floats : L)));
     }
-    Target out(channels * pitch + floats);
+    const int64_t made = to;
+    Target out(channels * (made + 5) + made);
     const float fill = -7.0f;
-    k.repack({from.data(), out.data(), pitch, pitch, channels, moves.data(), 8, index.data(), fill});
+    k.repack({from.data(), out.data(), pitch, made + 5, channels, runs.data(), static_cast<int64_t>(runs.size()), index.data(), fill});
     for (int64_t c = 0; c < channels; ++c) {
-      std::vector<float> v(L, fill);
-      for (const Move& m : moves) {
-        for (int64_t l = 0; l < L; ++l) {
-          const int32_t at = index[m.index * L + l];
-          if (m.kind == Move::copy) v[l] = from[c * pitch + m.from + l];
-          else if (at >= 0) v[l] = from[c * pitch + (m.kind == Move::gather ? at : m.from + at)];
-          else if (m.kind != Move::merge) v[l] = fill;
-          out.expect(c * pitch + m.to + l, v[l], 0, label("repack", {channels, m.kind}));
-        }
-      }
+      std::vector<float> wanted(made, fill);
+      for (const MoveRun& m : runs)
+        for (int64_t i = 0; i < m.count; ++i)
+          for (int64_t l = 0; l < L; ++l) {
+            const int64_t at = index[m.index * L + l], first = c * pitch + m.from + i * m.step;
+            float& v = wanted[m.to + i * L + l];
+            if (m.kind == MoveRun::copy) v = from[first + l];
+            else if (m.kind == MoveRun::fill) v = fill;
+            else if (at >= 0) v = from[m.kind == MoveRun::gather ? c * pitch + at : first + at];
+            else if (m.kind != MoveRun::merge) v = fill;
+          }
+      for (int64_t at = 0; at < made; ++at) out.expect(c * (made + 5) + at, wanted[at], 0, label("repack", {channels, at}));
     }
     out.finish(label("repack", {channels}));
   }

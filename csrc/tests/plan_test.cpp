@@ -13,6 +13,7 @@
 #include <thread>
 
 #include "runtime/instruction_sets.hpp"
+#include "runtime/moves.hpp"
 #include "runtime/plan.hpp"
 #include "runtime/steps/average.hpp"
 #include "runtime/steps/channelwise.hpp"
@@ -77,6 +78,51 @@ std::vector<Move> whole_rows(const Map& m) {
   for (int64_t y = 0; y < m.height; ++y)
     for (int64_t x = 0; x < m.width; ++x) moves.push_back({Move::copy, 0, y * m.row + x * m.lanes, (y * m.width + x) * m.lanes});
   return moves;
+}
+
+// Runs do what their moves do, vector by vector, and no run reaches across a row. Few different numbers, so that many
+// vectors are alike.
+void test_runs() {
+  Random random(7);
+  const int64_t lanes = 4;
+  const std::vector<int32_t> index{0, 1, 2, 3, -1, -1, -1, -1, 3, -1, 0, 2, -1, 0, -1, 0};
+  int64_t fewer = 0;
+  for (int n = 0; n < 3000; ++n) {
+    std::vector<Move> moves;
+    std::vector<int64_t> row{0};
+    const auto rows = 1 + random.below(3);
+    for (int64_t r = 0, to = 0, from = 0; r < rows; ++r) {
+      for (int64_t v = random.below(9), kind = 0, entry = 0, merges = 0; v > 0; --v) {
+        if (random.chance(0.3)) kind = random.below(3), entry = random.below(4), merges = random.below(3), from = 100 + random.below(9);
+        if (random.chance(0.1)) to += lanes;
+        moves.push_back({kind == 2 ? Move::gather : static_cast<int32_t>(kind), static_cast<int32_t>(entry), to, from});
+        for (int64_t m = 0; m < merges; ++m)
+          moves.push_back({Move::merge, static_cast<int32_t>((entry + m) % 4), to, from + m + (random.chance(0.1) ? 5 : 0)});
+        to += lanes, from += lanes * (r + 1);
+      }
+      row.push_back(static_cast<int64_t>(moves.size()));
+    }
+    std::vector<int64_t> places = row;
+    const std::vector<MoveRun> runs = runs_of(moves, index, lanes, places);
+    if (places.size() != row.size()) return fail("runs: another number of rows");
+    fewer += runs.size() < moves.size();
+    for (size_t r = 0; r + 1 < row.size(); ++r) {
+      std::vector<Move> wanted(moves.begin() + row[r], moves.begin() + row[r + 1]), found;
+      for (int64_t k = places[r]; k < places[r + 1]; ++k)
+        for (int64_t i = 0; i < runs[k].count; ++i) {
+          const bool fill = runs[k].kind == MoveRun::fill;
+          found.push_back({fill ? Move::permute : runs[k].kind, fill ? 1 : runs[k].index, runs[k].to + i * lanes, runs[k].from + i * runs[k].step});
+        }
+      // Vectors in their order, the moves of one vector in theirs.
+      std::stable_sort(found.begin(), found.end(), [](const Move& a, const Move& b) { return a.to < b.to; });
+      const bool same = std::equal(wanted.begin(), wanted.end(), found.begin(), found.end(), [](const Move& a, const Move& b) {
+        const bool from = a.kind == Move::gather || (a.kind == Move::permute && a.index == 1) || a.from == b.from;
+        return a.kind == b.kind && (a.kind == Move::copy || a.index == b.index) && a.to == b.to && from;
+      });
+      if (!same) fail(label("runs of other moves", {n, static_cast<int64_t>(r)}));
+    }
+  }
+  if (fewer < 1000) fail("runs: hardly any vectors were alike");
 }
 
 // A small network with squeeze-excite: a step of nearly every kind.
@@ -251,8 +297,10 @@ class Fuzz {
     std::vector<Move> moves;
     std::vector<int32_t> index(L);
     for (int32_t& i : index) i = static_cast<int32_t>(random_.below(L + 1)) - 1;
-    for (int32_t kind = 0; kind <= Move::gather; ++kind)
-      moves.push_back({kind, random_.chance(0.05) ? 1 : 0, random_.below(8) * 16, random_.chance(0.05) ? kFloats - L : random_.below(300)});
+    for (int32_t kind = 0; kind <= Move::gather; ++kind) {
+      const int64_t to = kind == Move::merge && !random_.chance(0.05) ? moves.back().to : random_.below(8) * 16;
+      moves.push_back({kind, random_.chance(0.05) ? 1 : 0, to, random_.chance(0.05) ? kFloats - L : random_.below(300)});
+    }
     return {map(L), moves, index, 0, 1 + random_.below(2), 64 + random_.below(400), kFloats, L};
   }
   void sizes() {
@@ -312,6 +360,7 @@ class Fuzz {
 int main() {
   using namespace budwood::testing;
   test_throwing();
+  test_runs();
   for (const auto& set : budwood::instruction_sets()) {
     if (!set.available()) continue;
     const Network network(set.kernels);

@@ -275,6 +275,16 @@ def test_global_averages(opset: int, keepdims: int) -> None:
     agrees(model([mean], {"axes": [2, -1]} if opset >= 18 else {}, opset=opset))
 
 
+def test_a_mean_of_no_axes_is_nothing_where_the_file_says_so() -> None:
+    agrees(model([node("ReduceMean", "x", "m", noop_with_empty_axes=1), node("Relu", "m")], opset=18))
+    constants = {"axes": np.zeros(0, np.int64), "c": random(1, 6, 1, 1)}
+    kept = [node("ReduceMean", "x axes", "m", noop_with_empty_axes=1), node("Relu", "m")]
+    agrees(model(kept, constants, opset=18))
+    for noop in (0, 1):  # of a constant all of it is reduced, if not
+        folded = [node("ReduceMean", "c axes", "m", noop_with_empty_axes=noop), node("Add", "x m")]
+        agrees(model(folded, constants, opset=18))
+
+
 def test_pad() -> None:
     constants = {"p": [0, 0, 1, 2, 0, 0, 0, 3], "v": np.float32(-1.5), "q": [1, 0, 2, 3], "axes": [-1, 2]}
     agrees(model([node("Pad", "x p v")], constants))

@@ -3,22 +3,32 @@
 #include BUDWOOD_SIMD
 
 namespace budwood::BUDWOOD_ISA {
+namespace {
+
+// Everything by value: a store could otherwise change the run, which would be read again for each vector.
+template <class Make>
+inline void each(float* to, const float* from, int64_t step, int64_t count, Make make) {
+  for (float* const end = to + count * kLanes; to != end; to += kLanes, from += step) store(to, make(from, to));
+}
+
+inline void move(const MoveRun& run, const float* channel, float* to, const int32_t* index, Vec fill) {
+  const auto vectors = [&](auto make) { each(to, channel + run.from, run.step, run.count, make); };
+  switch (run.kind) {
+    case MoveRun::copy: return vectors([](const float* from, float*) { return load(from); });
+    case MoveRun::fill: return vectors([=](const float*, float*) { return fill; });
+    case MoveRun::gather: return store(to, gather(channel, index, fill));
+    case MoveRun::permute: return vectors([=, p = permutation(index)](const float* from, float*) { return permute(load(from), p, fill); });
+    default: vectors([=, p = permutation(index)](const float* from, float* out) { return permute(load(from), p, load(out)); });
+  }
+}
+
+}  // namespace
 
 void repack(const Repack& r) {
   const Vec fill = broadcast(r.fill);
-  for (int64_t c = 0; c < r.channels; ++c) {
-    const float* from = r.from + c * r.from_channel;
-    float* to = r.to + c * r.to_channel;
-    Vec v = fill;
-    for (const Move *m = r.moves, *end = m + r.count; m != end; ++m) {
-      const int32_t* index = r.index + static_cast<int64_t>(m->index) * kLanes;
-      if (m->kind == Move::copy) v = load(from + m->from);
-      else if (m->kind == Move::permute) v = permute(load(from + m->from), index, fill);
-      else if (m->kind == Move::merge) v = permute(load(from + m->from), index, v);
-      else v = gather(from, index, fill);
-      store(to + m->to, v);
-    }
-  }
+  for (int64_t c = 0; c < r.channels; ++c)
+    for (const MoveRun *run = r.runs, *end = run + r.count; run != end; ++run)
+      move(*run, r.from + c * r.from_channel, r.to + c * r.to_channel + run->to, r.index + int64_t{run->index} * kLanes, fill);
 }
 
 }  // namespace budwood::BUDWOOD_ISA

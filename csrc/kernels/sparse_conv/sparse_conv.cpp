@@ -9,18 +9,22 @@ namespace {
 // factor comes straight from the first-level cache, where the block's inputs stay while all rows pass by.
 enum class End { store, relu, clamp };  // what is done to a sum before it is stored
 
+//
+// The arguments are copies. Through a reference they would be read again after every store, which might have changed
+// them for all the compiler knows.
 template <int T, bool First, End end>
-void rows(const SparseConv& s) {
+void rows(const SparseConv s) {
   const float* weight = s.weights;
   const uint16_t* place = s.places;
   const Vec low = broadcast(s.low), high = broadcast(s.high);
-  for (const SparseRow *row = s.rows, *last = row + s.count; row != last; ++row) {
-    float* out = s.out + row->channel * s.out_channel;
+  for (const SparseRow *next = s.rows, *last = next + s.count; next != last; ++next) {
+    const SparseRow row = *next;
+    float* out = s.out + row.channel * s.out_channel;
     // What is there already: the sums of the blocks before, or bias and residual.
     const auto there = [&](int t) {
       if constexpr (!First) return load(out + t * kLanes);
-      const Vec bias = broadcast(s.bias[row->channel]);
-      return s.residual ? add(bias, load(s.residual + row->channel * s.residual_channel + t * kLanes)) : bias;
+      const Vec bias = broadcast(s.bias[row.channel]);
+      return s.residual ? add(bias, load(s.residual + row.channel * s.residual_channel + t * kLanes)) : bias;
     };
     // Loaded ahead, so that nothing waits for it at the end, unless the registers would not do for both.
     constexpr bool kAhead = 2 * T < kRegisters;
@@ -32,7 +36,7 @@ void rows(const SparseConv& s) {
       if (kAhead || !apart) start[t] = there(t);
       sum[t] = apart ? broadcast(0.0f) : start[t];
     }
-    for (const float* stop = weight + row->entries; weight != stop; ++weight, ++place) {
+    for (const float* stop = weight + row.entries; weight != stop; ++weight, ++place) {
       const Vec w = broadcast(*weight);
       const float* from = s.panel + static_cast<int64_t>(*place) * kLanes;
       for (int t = 0; t < T; ++t) sum[t] = fma(w, load(from + t * kLanes), sum[t]);

@@ -4,7 +4,6 @@
 #include <new>
 
 #include "runtime/steps/checks.hpp"
-#include "runtime/steps/repack.hpp"
 
 namespace budwood {
 namespace {
@@ -46,24 +45,26 @@ void check_taps(const std::vector<int64_t>& taps, int64_t origin, int64_t row, c
           "a tap lies outside the scratch memory");
 }
 
-LocalPlane::LocalPlane(Map from, std::vector<Move> moves, std::vector<int32_t> index, float fill,
+LocalPlane::LocalPlane(Map from, const std::vector<Move>& moves, std::vector<int32_t> index, float fill,
                        int64_t groups_of_source, int64_t scratch, int64_t arena_floats, int64_t lanes)
-    : from_(from), moves_(std::move(moves)), index_(std::move(index)), fill_(fill),
+    : from_(from), index_(std::move(index)), fill_(fill),
       groups_of_source_(groups_of_source), scratch_(scratch) {
   check_map(from_, arena_floats);
   require(scratch_ >= 1 && scratch_ < (int64_t(1) << 30), "the scratch memory's size is out of range");
   require(groups_of_source_ >= 1 && from_.groups % groups_of_source_ == 0, "a repack needs more groups in its source");
-  check_moves(moves_, index_, lanes, [&](int64_t at, int64_t width) {
+  check_moves(moves, index_, lanes, [&](int64_t at, int64_t width) {
     const int64_t first = from_.offset + at;
     return first >= 0 && first + width + (from_.groups - groups_of_source_) * from_.group +
                                  (from_.channels - 1) * from_.channel <= arena_floats;
   }, [&](int64_t at) { return at >= 0 && at + lanes <= scratch_; });
+  std::vector<int64_t> whole{0, static_cast<int64_t>(moves.size())};
+  runs_ = runs_of(moves, index_, lanes, whole);
 }
 
 const float* LocalPlane::bring(const Run& run, int64_t group, int64_t c) const {
   float* to = scratch_of_this_thread(scratch_);
-  run.kernels->repack({from_.at(run.arena, group * groups_of_source_, 0, c, 0), to, 0, 0, 1, moves_.data(),
-                       static_cast<int64_t>(moves_.size()), index_.data(), fill_});
+  run.kernels->repack({from_.at(run.arena, group * groups_of_source_, 0, c, 0), to, 0, 0, 1, runs_.data(),
+                       static_cast<int64_t>(runs_.size()), index_.data(), fill_});
   return to;
 }
 

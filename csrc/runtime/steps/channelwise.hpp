@@ -4,7 +4,7 @@
 #include <span>
 #include <vector>
 
-#include "runtime/plan.hpp"
+#include "runtime/moves.hpp"
 
 namespace budwood {
 
@@ -18,7 +18,7 @@ void check_taps(const std::vector<int64_t>& taps, int64_t origin, int64_t row, c
 // stays in the first-level cache: borders filled, a plane for each phase of a stride. See kernels/repack.
 class LocalPlane {
  public:
-  LocalPlane(Map from, std::vector<Move> moves, std::vector<int32_t> index, float fill, int64_t groups_of_source,
+  LocalPlane(Map from, const std::vector<Move>& moves, std::vector<int32_t> index, float fill, int64_t groups_of_source,
              int64_t scratch, int64_t arena_floats, int64_t lanes);
 
   // The plane of channel c for a group, in the scratch memory of the calling thread.
@@ -29,7 +29,7 @@ class LocalPlane {
 
  private:
   Map from_;
-  std::vector<Move> moves_;
+  std::vector<MoveRun> runs_;
   std::vector<int32_t> index_;
   float fill_;
   int64_t groups_of_source_, scratch_;

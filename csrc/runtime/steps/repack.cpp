@@ -12,26 +12,26 @@ int64_t parts_of(int64_t channels, int64_t rows) {
 
 }  // namespace
 
-RepackStep::RepackStep(Map from, Map to, std::vector<Move> moves, std::vector<int64_t> row, std::vector<int32_t> index,
+RepackStep::RepackStep(Map from, Map to, const std::vector<Move>& moves, std::vector<int64_t> row, std::vector<int32_t> index,
                        float fill, int64_t groups_of_source, int64_t arena_floats, int64_t lanes)
-    : from_(from), to_(to), moves_(std::move(moves)), row_(std::move(row)), index_(std::move(index)), fill_(fill),
+    : from_(from), to_(to), row_(std::move(row)), index_(std::move(index)), fill_(fill),
       groups_of_source_(groups_of_source), parts_(1) {
   check_map(from_, arena_floats);
   require(from_.channels >= to_.channels, "a repack needs as many channels in its source");
   require(groups_of_source_ >= 1 && from_.groups % groups_of_source_ == 0, "a repack needs more groups in its source");
-  prepare(lanes, arena_floats);
+  prepare(moves, lanes, arena_floats);
 }
 
-RepackStep::RepackStep(Outside from, int64_t images, Map to, std::vector<Move> moves, std::vector<int64_t> row,
+RepackStep::RepackStep(Outside from, int64_t images, Map to, const std::vector<Move>& moves, std::vector<int64_t> row,
                        std::vector<int32_t> index, float fill, int64_t extent, int64_t arena_floats, int64_t lanes)
-    : outside_(true), source_(from), to_(to), moves_(std::move(moves)), row_(std::move(row)), index_(std::move(index)),
+    : outside_(true), source_(from), to_(to), row_(std::move(row)), index_(std::move(index)),
       fill_(fill), images_(images), extent_(extent), parts_(1) {
-  prepare(lanes, arena_floats);
+  prepare(moves, lanes, arena_floats);
 }
 
-void RepackStep::prepare(int64_t lanes, int64_t arena_floats) {
+void RepackStep::prepare(const std::vector<Move>& moves, int64_t lanes, int64_t arena_floats) {
   check_map(to_, arena_floats);
-  require(row_.size() >= 1 && row_.front() == 0 && row_.back() == static_cast<int64_t>(moves_.size()) &&
+  require(row_.size() >= 1 && row_.front() == 0 && row_.back() == static_cast<int64_t>(moves.size()) &&
               std::is_sorted(row_.begin(), row_.end()),
           "the rows of a repack must cover its moves");
   parts_ = parts_of(to_.channels, std::max<int64_t>(static_cast<int64_t>(row_.size()) - 1, 1));
@@ -45,7 +45,8 @@ void RepackStep::prepare(int64_t lanes, int64_t arena_floats) {
     return outside_ ? at >= 0 && at + width <= extent_
                     : inside(at, from_, from_.groups - groups_of_source_, width);
   };
-  check_moves(moves_, index_, lanes, readable, [&](int64_t at) { return inside(at, to_, to_.groups - 1, lanes); });
+  check_moves(moves, index_, lanes, readable, [&](int64_t at) { return inside(at, to_, to_.groups - 1, lanes); });
+  runs_ = runs_of(moves, index_, lanes, row_);
 }
 
 int64_t RepackStep::items() const { return static_cast<int64_t>(row_.size() - 1) * parts_; }
@@ -56,7 +57,7 @@ void RepackStep::run(const Run& run, int64_t group, int64_t item) const {
   const float* from = outside_ ? run.inputs[source_.number] + group * images_ * source_.image + c * source_.channel
                                : from_.at(run.arena, group * groups_of_source_, 0, c, 0);
   run.kernels->repack({from, to_.at(run.arena, group, 0, c, 0), outside_ ? source_.channel : from_.channel, to_.channel,
-                       end - c, moves_.data() + row_[r], row_[r + 1] - row_[r], index_.data(), fill_});
+                       end - c, runs_.data() + row_[r], row_[r + 1] - row_[r], index_.data(), fill_});
 }
 
 VectorInputStep::VectorInputStep(int64_t number, Map to, int64_t arena_floats) : number_(number), to_(to) {

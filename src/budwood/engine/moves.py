@@ -24,7 +24,7 @@ _NONE = np.iinfo(np.int64).max
 
 @dataclass(frozen=True)
 class Moves:
-    """`moves` [n, 4]: kind, index vector, to, from (see csrc/kernels/repack); those of row r are row[r]:row[r + 1]."""
+    """`moves` [n, 4]: kind, index vector, to, from (csrc/runtime/moves.hpp); those of row r are row[r]:row[r + 1]."""
 
     moves: Ints
     row: Ints
