@@ -167,7 +167,7 @@ def export(model: str, sparsity: float, allocation: str | None, batch: int, fold
     """An ONNX file of the network, with random weights and random zeros or as its checkpoint has them; its zeros."""
     import torch
 
-    from budwood.bench.zeros import with_random_zeros
+    from budwood.bench.zeros import convolutions, with_random_zeros
     from budwood.models.network import build, open_network
     from budwood.prune.allocation import erk, str_budget
 
@@ -181,12 +181,9 @@ def export(model: str, sparsity: float, allocation: str | None, batch: int, fold
         module = with_random_zeros(module, sparsity)
     else:
         zeros = f"{allocation.upper()} {zeros}"
-        random = torch.Generator().manual_seed(0)
-        layers = {f"{n}.weight": m.weight for n, m in module.named_modules() if isinstance(m, torch.nn.Conv2d)}
-        share = {"erk": erk, "str": str_budget}[allocation]({n: tuple(w.shape) for n, w in layers.items()}, sparsity)
-        with torch.no_grad():
-            for name, weight in layers.items():
-                weight *= (torch.rand(weight.shape, generator=random) < share[name]) / max(share[name], 1e-3) ** 0.5
+        shapes = {name: tuple(layer.weight.shape) for name, layer in convolutions(module).items()}
+        densities = {"erk": erk, "str": str_budget}[allocation](shapes, sparsity)
+        module = with_random_zeros(module, {name: 1 - density for name, density in densities.items()})
     size = network.lineage.preprocessing.size
     path = folder / f"b{batch}.onnx"
     warnings.simplefilter("ignore")

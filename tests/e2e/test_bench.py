@@ -48,6 +48,16 @@ def test_json_with_the_machine_and_random_zeros(budwood: Verb, place: Path) -> N
     assert {"name", "op", "kernel", "ms", "rate", "share"} <= found["layers"][1]["rows"][0].keys()
 
 
+def test_zeros_shared_out_as_erk_does(budwood: Verb, place: Path) -> None:
+    said = budwood(
+        "bench", "py:toynet.small", "--sparsity", "0.5", "--allocation", "erk", "--batch", "1", "--json", *QUICK
+    )
+    rows = json.loads(said.out)["rows"]
+    assert {row["label"] for row in rows} == {"50 % zeros, ERK"} and all(row["status"] == "done" for row in rows)
+    # ERK counts all convolutions: half of the 216 + 1152 weights of both.
+    assert rows[0]["zeros"] == pytest.approx(0.5 * (216 + 1152) / (216 + 1152 + 48), abs=0.01)
+
+
 def test_a_backend_that_is_not_there_is_a_row_with_the_reason(budwood: Verb, place: Path) -> None:
     from budwood.core.registry import backends
 
@@ -68,6 +78,8 @@ def test_wrong_requests_are_one_line(budwood: Verb, place: Path) -> None:
         (("bench", "py:toynet.small", "--sparsity", "90"), "did you mean 0.9?"),
         (("bench", "py:toynet.small", "--batch", "0"), "--batch"),
         (("bench", "nothing"), "no file at nothing"),
+        (("bench", "py:toynet.small", "--allocation", "erk"), "give --sparsity as well"),
+        (("bench", "py:toynet.small", "--sparsity", "0.9", "--allocation", "str"), "for ResNet-50 alone"),
     ]:
         said = budwood(*arguments)
         assert said.code == 2 and len(said.lines) == 1 and wanted in said.err, (arguments, said)

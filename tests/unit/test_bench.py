@@ -207,3 +207,6 @@ def test_random_zeros_are_where_they_are_said_to_be() -> None:
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
     assert torch.equal(with_random_zeros(model, 0.9)[3].weight, made[3].weight)
     assert not torch.equal(with_random_zeros(model, 0.9, seed=1)[3].weight, made[3].weight)
+    named = with_random_zeros(model, {"0.weight": 0.5, "2.weight": 1.0})
+    assert [float((layer.weight == 0).float().mean()) for layer in named] == [0.5, 0, 1, 0, 0]
+    assert bool(torch.isfinite(named[2].weight).all())

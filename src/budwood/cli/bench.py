@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import torch
 from cyclopts import Parameter
@@ -14,12 +14,14 @@ from torch import nn
 
 from ..bench.environment import environment
 from ..bench.latency import LatencyRow, latency
-from ..bench.zeros import with_random_zeros
+from ..bench.zeros import convolutions, with_random_zeros
+from ..core.errors import UserError
 from ..core.registry import backends as registry
 from ..core.registry import sources
 from ..engine import explain
 from ..engine.program import CHUNKS, Program, default_threads
 from ..models.network import Network, open_network
+from ..prune.allocation import erk, str_budget
 from .common import Batch, Seconds, Size, Threads, checked_sparsity, print_json, say
 
 
@@ -30,6 +32,7 @@ def run(
     batch: Annotated[list[Batch] | None, Parameter(consume_multiple=True)] = None,
     threads: Threads | None = None,
     sparsity: Annotated[list[str] | None, Parameter(consume_multiple=True)] = None,
+    allocation: Literal["uniform", "erk", "str"] = "uniform",
     backends: Annotated[list[str] | None, Parameter(consume_multiple=True)] = None,
     size: Size | None = None,
     seconds: Seconds = 20.0,
@@ -51,6 +54,9 @@ def run(
     sparsity
         Put random zeros of these shares into all convolutions but the first and depthwise ones. A network that is
         named (not a file) then has random weights, and needs no download.
+    allocation
+        How these zeros are shared out: the same share in each layer, or among all convolutions as ERK or the budgets
+        that STR published for ResNet-50 do.
     backends
         Which ones (`budwood ls backends`), all if not given; ratios are to the first.
     size
@@ -66,7 +72,7 @@ def run(
     for name in names:
         registry.get(name)
     count = threads or default_threads()
-    network, modules = _modules(model, sparsity)
+    network, modules = _modules(model, sparsity, allocation)
     pixels = size or network.lineage.preprocessing.size
     rows: list[LatencyRow] = []
     profiles: list[tuple[str, explain.Profile]] = []
@@ -89,9 +95,11 @@ def run(
         print_json(facts | {"rows": [row.model_dump(mode="json") for row in rows], "layers": told})
 
 
-def _modules(model: str, sparsity: Sequence[str] | None) -> tuple[Network, dict[str, nn.Module]]:
+def _modules(model: str, sparsity: Sequence[str] | None, allocation: str) -> tuple[Network, dict[str, nn.Module]]:
     """The network, and label -> module in evaluation mode."""
     if sparsity is None:
+        if allocation != "uniform":
+            raise UserError("--allocation shares out random zeros: give --sparsity as well")
         network = open_network(model)
         return network, {"as it is": network.module.eval()}
     shares = [checked_sparsity(value) for value in sparsity]
@@ -101,11 +109,23 @@ def _modules(model: str, sparsity: Sequence[str] | None) -> tuple[Network, dict[
         torch.manual_seed(0)
         network = sources.get(source)(name, None, False) if named else open_network(model)
     dense = network.module.eval()
-    return network, {_label(share): with_random_zeros(dense, share) if share else dense for share in shares}
+    return network, {_label(share, allocation): _zeroed(dense, share, allocation) for share in shares}
 
 
-def _label(share: float) -> str:
-    return f"{100 * share:.4g} % zeros" if share else "dense"
+def _zeroed(dense: nn.Module, share: float, allocation: str) -> nn.Module:
+    if not share:
+        return dense
+    if allocation == "uniform":
+        return with_random_zeros(dense, share)
+    shapes = {name: tuple(layer.weight.shape) for name, layer in convolutions(dense).items()}
+    densities = {"erk": erk, "str": str_budget}[allocation](shapes, share)
+    return with_random_zeros(dense, {name: 1 - density for name, density in densities.items()})
+
+
+def _label(share: float, allocation: str) -> str:
+    if not share:
+        return "dense"
+    return f"{100 * share:.4g} % zeros" + ("" if allocation == "uniform" else f", {allocation.upper()}")
 
 
 def _profile(module: nn.Module, size: int, batch: int, threads: int) -> explain.Profile:
