@@ -38,10 +38,10 @@ FISHER_SETTINGS = ("gradients=400", "batch=1", "recomputations=1")
 a training set, would go through these 500 photographs 16 to 130 times. The dampening is the default times the default's
 batch: the Fisher matrix of single images is about so many times that of their mini-batches."""
 APART = (
-    "obert dampening=1e-7", "obert dampening=1e-5", "obert dampening=1e-4", "obert dampening=1e-3",
-    "obert update_scale=0", "obert dampening=1e-4 update_scale=0", "cap dampening=1e-7", "cap dampening=1e-4",
+    "obert dampening=1e-7", "obert dampening=8e-7", "obert dampening=1e-5", "obert dampening=1e-4",
+    "obert dampening=1e-3", "obert dampening=8e-7 update_scale=0", "obert update_scale=0", "cap dampening=1e-7",
     "cap dampening=1e-3", "mfac dampening=1e-5", "mfac dampening=1e-3", "woodfisher dampening=1e-5",
-    "woodfisher block=128 dampening=1e-5 update_scale=0", "obert dampening=1e-4 recomputations=8",
+    "woodfisher block=128 dampening=1e-5 update_scale=0", "obert recomputations=8",
 )  # fmt: skip
 """What decides how the methods of small Fisher blocks come out: the dampening, the moves of the weights that stay, or
 the single pass."""

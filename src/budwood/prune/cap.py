@@ -28,8 +28,8 @@ class CAPOptions(FisherOptions):
     """Images that each of them is averaged over."""
     block: int = Field(192, ge=1, le=4096)
     """Weights a Fisher block, rounded down to whole groups of the pattern."""
-    dampening: float = Field(1e-7, gt=0, le=1e6)
-    """What is added to the Fisher matrix's diagonal."""
+    dampening: float = Field(1e-5, gt=0, le=1e6)
+    """What is added to the Fisher matrix's diagonal. Its authors have 1e-8, with 4096 gradients of 128 images."""
 
 
 @methods.register("cap")
