@@ -169,7 +169,7 @@ def export(model: str, sparsity: float, allocation: str | None, batch: int, fold
 
     from budwood.bench.zeros import convolutions, with_random_zeros
     from budwood.models.network import build, open_network
-    from budwood.prune.allocation import erk, str_budget
+    from budwood.prune.allocation import densities
 
     torch.manual_seed(0)
     pruned = Path(model).exists()
@@ -182,8 +182,8 @@ def export(model: str, sparsity: float, allocation: str | None, batch: int, fold
     else:
         zeros = f"{allocation.upper()} {zeros}"
         shapes = {name: tuple(layer.weight.shape) for name, layer in convolutions(module).items()}
-        densities = {"erk": erk, "str": str_budget}[allocation](shapes, sparsity)
-        module = with_random_zeros(module, {name: 1 - density for name, density in densities.items()})
+        kept = densities(allocation, shapes, sparsity)
+        module = with_random_zeros(module, {name: 1 - density for name, density in kept.items()})
     size = network.lineage.preprocessing.size
     path = folder / f"b{batch}.onnx"
     warnings.simplefilter("ignore")

@@ -91,7 +91,7 @@ void add_steps(nanobind::class_<Program>& plan) {
            [](Program& p, int64_t number, const Numbers& out, int64_t images) {
              const Map map = with_images(map_of(out), images);
              require(fits(p, p.reads(number), map.channels, 1, images, map), "an input is smaller than its map");
-             require(map.width == 1 && map.lanes == 1 && map.channel == 1, "a plain vector is needed");
+             require(map.height == images && map.width == 1 && map.lanes == 1 && map.channel == 1, "a plain vector is needed");
              p.plan().add(std::make_unique<VectorInputStep>(number, map, p.floats()));
            },
            arg("number"), arg("out"), arg("images"));

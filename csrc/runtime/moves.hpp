@@ -11,7 +11,7 @@ namespace budwood {
 // One vector of a destination, of every channel alike; the fields are those of MoveRun, a merge goes where the move
 // before it goes.
 struct Move {
-  enum Kind : int32_t { copy, permute, merge, gather };
+  enum Kind : int32_t { copy = MoveRun::copy, permute = MoveRun::permute, merge = MoveRun::merge, gather = MoveRun::gather };
   int32_t kind, index;
   int64_t to, from;
 };
@@ -29,6 +29,7 @@ void check_moves(const std::vector<Move>& moves, const std::vector<int32_t>& ind
   const int64_t vectors = static_cast<int64_t>(index.size()) / lanes;
   std::vector<bool> gathered(vectors, false);
   for (const Move& m : moves) {
+    require(is_near(m.to) && is_near(m.from), "a move goes too far");
     require(writable(m.to), "a move writes outside its destination");
     if (m.kind != Move::gather) require(readable(m.from, lanes), "a move reads outside its source");
     if (m.kind == Move::merge) require(&m != moves.data() && m.to == (&m)[-1].to, "a merge goes on with the vector before it");

@@ -11,9 +11,8 @@
 namespace budwood {
 
 void check_map(const Map& m, int64_t floats) {
-  constexpr int64_t kMost = int64_t(1) << 40;
-  for (int64_t size : {m.groups, m.height, m.channels, m.width, m.lanes}) require(size >= 1 && size < kMost, "a map's sizes must be 1 or more");
-  for (int64_t size : {m.offset, m.group, m.row, m.channel, m.halo_y, m.halo_x}) require(size >= 0 && size < kMost, "a map's strides must not be negative");
+  for (int64_t size : {m.groups, m.height, m.channels, m.width, m.lanes}) require(size >= 1 && is_near(size), "a map's sizes must be 1 or more");
+  for (int64_t size : {m.offset, m.group, m.row, m.channel, m.halo_y, m.halo_x}) require(size >= 0 && is_near(size), "a map's strides must not be negative");
   __int128 first = m.offset, last = m.offset;
   first -= __int128(m.halo_y) * m.row + __int128(m.halo_x) * m.lanes;
   last += __int128(m.groups - 1) * m.group + __int128(m.height - 1 + m.halo_y) * m.row + __int128(m.channels - 1) * m.channel +

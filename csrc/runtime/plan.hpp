@@ -20,6 +20,12 @@ inline void require(bool condition, const char* what) {
   if (!condition) throw PlanError(what);
 }
 
+// Whether a number of floats is near enough for sums of a few such numbers to stay numbers. No arena is as large.
+inline bool is_near(int64_t floats) {
+  constexpr int64_t kFar = int64_t(1) << 40;
+  return floats > -kFar && floats < kFar;
+}
+
 // A feature map in the arena. A vector holds the pixels of `lanes` places: of several images, and of several blocks of
 // one image. Element (group, y, channel, x, lane) lies at
 //

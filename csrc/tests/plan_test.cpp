@@ -125,6 +125,24 @@ void test_runs() {
   if (fewer < 1000) fail("runs: hardly any vectors were alike");
 }
 
+void refused(const char* what, const std::vector<Move>& moves, const std::vector<int64_t>& row) {
+  const Map map{0, 1024, 64, 128, 1, 2, 2, 4, 16, 0, 0};
+  try {
+    RepackStep(map, map, moves, row, std::vector<int32_t>(16, 0), 0, 1, 4096, 16);
+    fail(std::string(what) + " was not refused");
+  } catch (const PlanError&) {
+  }
+}
+
+void test_moves_that_cannot_be() {
+  RepackStep({0, 1024, 64, 128, 1, 2, 2, 4, 16, 0, 0}, {0, 1024, 64, 128, 1, 2, 2, 4, 16, 0, 0},
+             {{Move::permute, 0, 0, 16}, {Move::merge, 0, 0, 32}}, {0, 2}, std::vector<int32_t>(16, 0), 0, 1, 4096, 16);
+  refused("a merge that begins", {{Move::merge, 0, 0, 32}}, {0, 1});
+  refused("a merge that goes elsewhere", {{Move::permute, 0, 0, 16}, {Move::merge, 0, 16, 32}}, {0, 2});
+  refused("a merge that begins a row", {{Move::permute, 0, 0, 16}, {Move::merge, 0, 0, 32}}, {0, 1, 2});
+  refused("a move from far away", {{Move::gather, 0, 0, INT64_MAX}}, {0, 1});
+}
+
 // A small network with squeeze-excite: a step of nearly every kind.
 struct Network {
   explicit Network(const Kernels& k) : lanes(k.lanes), plane(kHeight * kWidth * lanes) {
@@ -292,17 +310,20 @@ class Fuzz {
     for (int64_t& x : v) x = random_.chance(0.02) ? (random_.below(2) ? INT64_MAX : -2000) : random_.below(3) * 16 - 8;
     return v;
   }
-  LocalPlane plane() {
-    const int64_t L = k_.lanes;
+  std::vector<int32_t> index() {
+    std::vector<int32_t> index(k_.lanes);
+    for (int32_t& i : index) i = static_cast<int32_t>(random_.below(k_.lanes + 1)) - 1;
+    return index;
+  }
+  std::vector<Move> moves() {
     std::vector<Move> moves;
-    std::vector<int32_t> index(L);
-    for (int32_t& i : index) i = static_cast<int32_t>(random_.below(L + 1)) - 1;
     for (int32_t kind = 0; kind <= Move::gather; ++kind) {
       const int64_t to = kind == Move::merge && !random_.chance(0.05) ? moves.back().to : random_.below(8) * 16;
-      moves.push_back({kind, random_.chance(0.05) ? 1 : 0, to, random_.chance(0.05) ? kFloats - L : random_.below(300)});
+      moves.push_back({kind, random_.chance(0.05) ? 1 : 0, to, random_.chance(0.05) ? kFloats - k_.lanes : random_.below(300)});
     }
-    return {map(L), moves, index, 0, 1 + random_.below(2), 64 + random_.below(400), kFloats, L};
+    return moves;
   }
+  LocalPlane plane() { return {map(k_.lanes), moves(), index(), 0, 1 + random_.below(2), 64 + random_.below(400), kFloats, k_.lanes}; }
   void sizes() {
     for (int64_t& s : sizes_) s = 1 + random_.below(4);
   }
@@ -311,7 +332,9 @@ class Fuzz {
     sizes();
     const int64_t L = k_.lanes, c = sizes_[1], images = random_.chance(0.5) ? 1 : 2;
     const Activation f{static_cast<Activation::Kind>(random_.below(Activation::kinds)), 0.1f, -1, 1};
-    switch (random_.below(9)) {
+    switch (random_.below(10)) {
+      case 9: return std::make_unique<RepackStep>(map(L), map(L), moves(), std::vector<int64_t>{0, 1 + random_.below(3), 4}, index(), 0.0f,
+                                                  1 + random_.below(2), kFloats, L);
       case 0: return std::make_unique<ElementwiseStep>(random_.chance(0.5) ? Elementwise::add : Elementwise::mul, map(L),
                                                        random_.chance(0.5) ? Beside{Beside::map, map(L), 1, {}} : Beside{Beside::gate, vector(2), images, {}},
                                                        map(L), f, kFloats, L);
@@ -361,6 +384,7 @@ int main() {
   using namespace budwood::testing;
   test_throwing();
   test_runs();
+  test_moves_that_cannot_be();
   for (const auto& set : budwood::instruction_sets()) {
     if (!set.available()) continue;
     const Network network(set.kernels);

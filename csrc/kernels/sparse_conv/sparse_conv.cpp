@@ -5,10 +5,10 @@
 namespace budwood::BUDWOOD_ISA {
 namespace {
 
-// The sums of one row live in T registers; each entry costs one broadcast and T fused multiply-adds whose second
-// factor comes straight from the first-level cache, where the block's inputs stay while all rows pass by.
 enum class End { store, relu, clamp };  // what is done to a sum before it is stored
 
+// The sums of one row live in T registers; each entry costs one broadcast and T fused multiply-adds whose second
+// factor comes straight from the first-level cache, where the block's inputs stay while all rows pass by.
 //
 // The arguments are copies. Through a reference they would be read again after every store, which might have changed
 // them for all the compiler knows.

@@ -34,6 +34,8 @@ void RepackStep::prepare(const std::vector<Move>& moves, int64_t lanes, int64_t 
   require(row_.size() >= 1 && row_.front() == 0 && row_.back() == static_cast<int64_t>(moves.size()) &&
               std::is_sorted(row_.begin(), row_.end()),
           "the rows of a repack must cover its moves");
+  for (size_t r = 0; r + 1 < row_.size(); ++r)  // its vector would be another item's, which may be made at the same time
+    require(row_[r] == row_[r + 1] || moves[row_[r]].kind != Move::merge, "a row of a repack begins with a merge");
   parts_ = parts_of(to_.channels, std::max<int64_t>(static_cast<int64_t>(row_.size()) - 1, 1));
   // What one channel of one group may touch, seen from its place at (y 0, x 0).
   const auto inside = [&](int64_t at, const Map& m, int64_t last_group, int64_t width) {
@@ -76,7 +78,7 @@ ExpandStep::ExpandStep(Map from, Map to, std::vector<int64_t> at, int64_t arena_
   check_map(to_, arena_floats);
   require(static_cast<int64_t>(at_.size()) == from_.height && from_.channels >= to_.channels, "a vector does not fit its map");
   const int64_t span = (to_.groups - 1) * to_.group + (to_.channels - 1) * to_.channel;
-  for (int64_t a : at_) require(to_.offset + a >= 0 && to_.offset + a + span < arena_floats, "a vector lands outside the arena");
+  for (int64_t a : at_) require(is_near(a) && to_.offset + a >= 0 && to_.offset + a + span < arena_floats, "a vector lands outside the arena");
 }
 
 void ExpandStep::run(const Run& run, int64_t group, int64_t) const {
@@ -91,7 +93,7 @@ OutputStep::OutputStep(Map from, Outside to, int64_t images, std::vector<int64_t
   check_map(from_, arena_floats);
   require(images >= 1 && at_.size() % images == 0, "an output needs a place for each pixel of each image");
   const int64_t span = (from_.groups - 1) * from_.group + (from_.channels - 1) * from_.channel;
-  for (int64_t a : at_) require(from_.offset + a >= 0 && from_.offset + a + span < arena_floats, "an output reads outside the arena");
+  for (int64_t a : at_) require(is_near(a) && from_.offset + a >= 0 && from_.offset + a + span < arena_floats, "an output reads outside the arena");
 }
 
 void OutputStep::run(const Run& run, int64_t group, int64_t item) const {

@@ -27,8 +27,9 @@ def with_random_zeros(model: nn.Module, sparsity: float | Mapping[str, float], s
 
 
 def convolutions(model: nn.Module) -> dict[str, nn.Conv2d]:
-    """Weight's name -> layer, in the model's order."""
-    return {f"{name}.weight".lstrip("."): m for name, m in model.named_modules() if isinstance(m, nn.Conv2d)}
+    """Weight's name -> layer, in the model's order; without those whose weight is made from other parameters."""
+    layers = ((name, m) for name, m in model.named_modules() if isinstance(m, nn.Conv2d))
+    return {f"{name}.weight".lstrip("."): m for name, m in layers if isinstance(m.weight, nn.Parameter)}
 
 
 def _thick(model: nn.Module) -> list[str]:

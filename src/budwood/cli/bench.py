@@ -21,8 +21,10 @@ from ..core.registry import sources
 from ..engine import explain
 from ..engine.program import CHUNKS, Program, default_threads
 from ..models.network import Network, open_network
-from ..prune.allocation import erk, str_budget
+from ..prune.allocation import densities
 from .common import Batch, Seconds, Size, Threads, checked_sparsity, print_json, say
+
+Shared = Literal["uniform", "erk", "str"]
 
 
 def run(
@@ -32,7 +34,7 @@ def run(
     batch: Annotated[list[Batch] | None, Parameter(consume_multiple=True)] = None,
     threads: Threads | None = None,
     sparsity: Annotated[list[str] | None, Parameter(consume_multiple=True)] = None,
-    allocation: Literal["uniform", "erk", "str"] = "uniform",
+    allocation: Shared = "uniform",
     backends: Annotated[list[str] | None, Parameter(consume_multiple=True)] = None,
     size: Size | None = None,
     seconds: Seconds = 20.0,
@@ -95,7 +97,7 @@ def run(
         print_json(facts | {"rows": [row.model_dump(mode="json") for row in rows], "layers": told})
 
 
-def _modules(model: str, sparsity: Sequence[str] | None, allocation: str) -> tuple[Network, dict[str, nn.Module]]:
+def _modules(model: str, sparsity: Sequence[str] | None, allocation: Shared) -> tuple[Network, dict[str, nn.Module]]:
     """The network, and label -> module in evaluation mode."""
     if sparsity is None:
         if allocation != "uniform":
@@ -112,14 +114,13 @@ def _modules(model: str, sparsity: Sequence[str] | None, allocation: str) -> tup
     return network, {_label(share, allocation): _zeroed(dense, share, allocation) for share in shares}
 
 
-def _zeroed(dense: nn.Module, share: float, allocation: str) -> nn.Module:
+def _zeroed(dense: nn.Module, share: float, allocation: Shared) -> nn.Module:
     if not share:
         return dense
     if allocation == "uniform":
         return with_random_zeros(dense, share)
     shapes = {name: tuple(layer.weight.shape) for name, layer in convolutions(dense).items()}
-    densities = {"erk": erk, "str": str_budget}[allocation](shapes, share)
-    return with_random_zeros(dense, {name: 1 - density for name, density in densities.items()})
+    return with_random_zeros(dense, {name: 1 - kept for name, kept in densities(allocation, shapes, share).items()})
 
 
 def _label(share: float, allocation: str) -> str:

@@ -73,6 +73,13 @@ def erk(shapes: Mapping[str, tuple[int, ...]], sparsity: float) -> dict[str, flo
         dense |= over
 
 
+def densities(
+    allocation: Literal["uniform", "erk", "str"], shapes: Mapping[str, tuple[int, ...]], sparsity: float
+) -> dict[str, float]:
+    """Layer -> density, of an allocation that asks for no scores. Raises UserError as `str_budget` does."""
+    return {"uniform": uniform, "erk": erk, "str": str_budget}[allocation](shapes, sparsity)
+
+
 @functools.cache
 def _str_table() -> dict[float, dict[str, float]]:
     """Total sparsity -> layer -> sparsity, for ResNet-50 (the file says from where)."""
@@ -94,8 +101,8 @@ def str_budget(shapes: Mapping[str, tuple[int, ...]], sparsity: float) -> dict[s
     strange = next((layer for layer in layers.values() if layer not in table[totals[0]]), None)
     if strange is not None:
         raise UserError(
-            f"STR published budgets for ResNet-50 alone, which has no layer {strange}; choose allocation=erk, uniform "
-            "or global"
+            f"STR published budgets for ResNet-50 alone, which has no layer {strange}; choose another allocation, erk "
+            "or uniform"
         )
     if sparsity > totals[-1]:
         raise UserError(f"STR's budgets are for sparsities up to {totals[-1]:g}, not {sparsity:g}")
@@ -205,8 +212,7 @@ def _counts_by_layer(
     """Groups of layers that compete with each other, and how many weights each group keeps."""
     if allocation == "global":
         return [(list(shapes), budget)]
-    densities = {"uniform": uniform, "erk": erk, "str": str_budget}[allocation](shapes, sparsity)
-    counts = whole_counts(densities, shapes, before.counts(), budget)
+    counts = whole_counts(densities(allocation, shapes, sparsity), shapes, before.counts(), budget)
     return [([name], counts[name]) for name in shapes]
 
 
