@@ -125,12 +125,11 @@ def test_the_rule_gives_the_papers_start_in_the_papers_training() -> None:
 
 
 @pytest.mark.parametrize("lr", [0.01, 0.05])
-def test_more_sparsity_is_more_in_a_short_training_of_default_settings(lr: float) -> None:
-    """10 epochs of 20 steps on digits. At the default learning rate it is also near: within 6 points."""
+def test_what_is_asked_for_in_a_short_training_of_default_settings(lr: float) -> None:
+    """10 epochs of 20 steps on digits. Uncorrected, 50, 80 and 95 % come to 42, 60 and 74 at learning rate 0.05."""
     images, classes = load_digits(return_X_y=True)
     images, classes = torch.tensor(images, dtype=torch.float32).reshape(-1, 1, 8, 8) / 16, torch.tensor(classes)
     train, val = TensorDataset(images[:640], classes[:640]), TensorDataset(images[1200:], classes[1200:])
-    reached = []
     for asked in (0.5, 0.8, 0.95):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
@@ -141,12 +140,56 @@ def test_more_sparsity_is_more_in_a_short_training_of_default_settings(lr: float
             )  # fmt: skip
         recipe = Recipe(lr=lr)
         assert (recipe.epochs, recipe.batch_size) == (10, 32)
-        reached.append(Fit(model, STR(asked), Mask.ones(prunable(model, head=True)), train, val, recipe).run())
-        if lr == Recipe().lr:
-            assert abs(reached[-1].mask.sparsity - asked) < 0.06
-    few, more, most = (fitted.mask.sparsity for fitted in reached)
-    assert few + 0.1 < more < most - 0.1
-    assert reached[0].history[-1]["val_top1"] > 0.4, "and it has learned something"
+        mask = Mask.ones(prunable(model, head=True))
+        fitted = Fit(model, STR(asked), mask, train, val, recipe).run()
+        assert abs(fitted.mask.kept - (1 - asked) * sum(part.numel() for part in mask.values())) <= 1
+        course = [row["sparsity"] for row in fitted.history]
+        assert course[1] < 0.1 and abs(course[-2] - asked) < 0.03, (
+            "the thresholds rise slowly, and are there before the end"
+        )
+        if asked < 0.9:
+            assert fitted.history[-1]["val_top1"] > 0.55, "and it has learned something"
+
+
+def test_corrections_by_hand() -> None:
+    """Sizes 0.1, 0.2 to 0.8 in one layer and 0.06, 0.11 to 0.41 in another, all s at logit(0.01). Half of the 16
+    weights are to go: the threshold has to lie between 0.3 and 0.31. A quarter of the way from a fifth of the training
+    to three fifths it moves by a quarter."""
+    logit = lambda p: math.log(p / (1 - p))  # noqa: E731
+    layers = nn.ModuleDict({"a": nn.Linear(8, 1, bias=False), "b": nn.Linear(8, 1, bias=False)})
+    layers["a"].weight.data = torch.arange(1, 9)[None] / 10
+    layers["b"].weight.data = -torch.arange(1, 9)[None] / 20 - 0.01
+    mask = Mask.ones(dict(layers.named_parameters()))
+    recipe = Recipe(epochs=101, batch_size=1, weight_decay=0.0, select="last")
+    pruner, batch = STR(0.5, STROptions(decay=0.0)), (torch.zeros(1), torch.zeros(1))
+    pruner.start(layers, mask, Plan(101, 1, recipe=recipe))
+    for p in pruner.parameters():
+        p.data.fill_(logit(0.01))
+    pruner.update(layers, mask, 20, batch)
+    assert pruner.parameters()[0].item() == pytest.approx(logit(0.01))
+    assert pruner.finish(copy.deepcopy(layers), mask).kept == 16, "before all of it is corrected it is as it is"
+    pruner.update(layers, mask, 30, batch)
+    below, above = logit(0.3), logit(0.31)
+    wanted = logit(0.01) + 0.25 * ((below + above) / 2 - logit(0.01))
+    assert [p.item() for p in pruner.parameters()] == [pytest.approx(wanted)] * 2
+    state = {name: value.clone() for name, value in pruner.state().items()}
+    pruner.update(layers, mask, 60, batch)
+    assert [p.item() for p in pruner.parameters()] == [pytest.approx((below + above) / 2)] * 2
+    assert pruner.finish(copy.deepcopy(layers), mask).kept == 8
+    layers["a"].weight.data += 0.3  # the last step
+    assert pruner.finish(copy.deepcopy(layers), mask).kept == 8
+    pruner.load_state(state)
+    assert pruner.finish(copy.deepcopy(layers), mask).kept == 16
+
+
+def test_with_a_start_of_ones_own_nothing_is_corrected() -> None:
+    layer = nn.Linear(8, 1, bias=False)
+    mask, recipe = Mask.ones({"weight": layer.weight}), Recipe(epochs=10, batch_size=1, weight_decay=0.0, select="last")
+    pruner = STR(0.5, STROptions(initial=-50.0))
+    pruner.start(layer, mask, Plan(10, 1, recipe=recipe))
+    for step in range(10):
+        pruner.update(layer, mask, step, (torch.zeros(1), torch.zeros(1)))
+    assert pruner.parameters()[0].item() == -50 and pruner.finish(layer, mask).kept == 8
 
 
 def test_crossing_is_the_quantile() -> None:
@@ -163,7 +206,7 @@ def test_without_a_training_to_go_by() -> None:
 
 def test_sparsity_grows_and_the_last_network_is_the_thresholded_one() -> None:
     model, data = toy_network(), toy_data()
-    pruner = STR(0.6)
+    pruner = STR(0.6, STROptions(initial=-900.0, decay=0.25))
     recipe = Recipe(epochs=60, batch_size=8, lr=0.1, momentum=0.5, weight_decay=0.05, select="best")
     fit = Fit(model, pruner, Mask.ones(prunable(model, head=True)), data, data, recipe)
     stored: list[nn.Module] = []
@@ -172,7 +215,7 @@ def test_sparsity_grows_and_the_last_network_is_the_thresholded_one() -> None:
 
     sparsities = [row["sparsity"] for row in fitted.history]
     assert fitted.epoch == 59, "only the last network has the final sparsity"
-    assert sparsities[0] < 0.3 and abs(sparsities[-1] - 0.6) < 0.2, "it is steered to about what was asked for"
+    assert sparsities[0] < 0.3 and abs(sparsities[-1] - 0.6) < 0.2, "a start that comes to about that"
     assert len({round(float(p.detach()), 6) for p in pruner.parameters()}) == 3, "each layer has learned its own"
     raw = {name: stored[0].get_parameter(name) for name in fitted.mask}
     assert Mask.from_zeros(raw).sparsity == 0, "stored weights stay dense while it trains"
