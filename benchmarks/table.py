@@ -32,6 +32,8 @@ from typing import Any
 from memory import peak_mb
 
 WARM_UP = 5
+SETTLE = 0.2
+"""Seconds, and then a run that is not counted, between two engines' turns: threads of the one before go to sleep."""
 
 
 def session(engine: str, path: str, batch: int, threads: int) -> Callable[[], Any]:
@@ -94,6 +96,8 @@ def worker(engine: str, path: str, batch: str, threads: str) -> None:
         answer = run()
     print("ready", *np.asarray(answer).ravel().tolist(), flush=True)
     for line in sys.stdin:
+        time.sleep(SETTLE)
+        run()
         times = []
         for _ in range(int(line)):
             begin = time.perf_counter()

@@ -10,13 +10,14 @@ RAIVNLab/STR, main.py).
 The authors found a start and a decay for each sparsity by trying. Here a sparsity is asked for, and no rule meets it
 at every learning rate. So from a fifth of the training on all s_l are moved together towards it, by a growing share of
 what is lacking, and from three fifths on by all of it; how much more one layer is pruned than another is learned, as
-theirs. Only where more weights than may stay are larger than 1, which no sigmoid reaches, more of them stay. With
-`initial` nothing is corrected.
+theirs. Only where more weights than may stay are larger than 1, which no sigmoid reaches, more of them stay, and equal
+ones go or stay together. With `initial` nothing is corrected.
 """
 
 import math
 from collections.abc import Mapping
 
+import numpy as np
 import torch
 from pydantic import Field
 from torch import Tensor, nn
@@ -26,6 +27,7 @@ from ..core.mask import Mask
 from ..core.pruner import Options, Plan, Pruner, Settings, Tags
 from ..core.registry import methods
 from ..core.spec import Recipe
+from ..train import distributed
 from ..train.optim import learning_rate
 
 PAPER = Recipe(
@@ -70,7 +72,7 @@ class STR(Pruner):
     Options = STROptions
     cost = (
         "one number per layer; three further copies of the weights in each forward pass, 0.3 GB for ResNet-50 "
-        "(derived), and the time of three additions of them"
+        "(derived), and the time of three additions of them; eighty times the rank of all weights"
     )
     papers = {
         "resnet50": Settings(
@@ -116,7 +118,7 @@ class STR(Pruner):
             self.further_ = decay - own
             if first is None:
                 first = start_of(self.sparsity, decay, pull, crossing_of(weights, self.sparsity))
-        self.last_, self.share_ = plan.steps - 1, 0.0
+        self.last_, self.met_ = plan.steps - 1, False
         self.logits_ = {
             name: nn.Parameter(torch.tensor(first, device=weight.device)) for name, weight in weights.items()
         }
@@ -147,38 +149,47 @@ class STR(Pruner):
 
     def _correct(self, weights: Mapping[str, Tensor], step: int) -> None:
         begin, end = CORRECTED[0] * self.last_, CORRECTED[1] * self.last_
-        if step == self.last_ or (step > begin and step % max(1, self.last_ // CORRECTIONS) == 0):
-            self.share_ = min(1.0, (step - begin) / max(1.0, end - begin))
-            move = self.share_ * self._lack(weights)
+        every = -(-self.last_ // CORRECTIONS) or 1
+        # The last steps all, so that the batch norm statistics are those of the network that is handed over.
+        if step == self.last_ or (step > begin and (step % every == 0 or step > self.last_ - min(every, CORRECTIONS))):
+            share = 1.0 if step == self.last_ else min(1.0, (step - begin) / (end - begin))
+            self.met_ = share == 1
+            move = share * self._lack(weights)
             for logit in self.logits_.values():
                 logit.add_(move)
 
     def _lack(self, weights: Mapping[str, Tensor]) -> float:
         """What, added to every s, brings the sparsity that is asked for: the rank of the weights by how far each lies
         above its threshold."""
-        sizes = {name: weight.detach().abs().double().clamp(1e-6, 1 - 1e-6) for name, weight in weights.items()}
-        above = torch.cat([(size.logit() - self.logits_[name].detach()).flatten() for name, size in sizes.items()])
-        place = min(max(1, round(self.sparsity * len(above))), len(above) - 1)
-        return float(above.kthvalue(place).values + above.kthvalue(place + 1).values) / 2
+        above = torch.cat(
+            [
+                (weight.abs().float().clamp(1e-30, 1 - 1e-6).logit_() - self.logits_[name]).flatten()
+                for name, weight in weights.items()
+            ]
+        )
+        place = max(1, min(round(self.sparsity * len(above)), len(above) - 1))
+        sizes = np.partition(above.cpu().numpy(), [place - 1, min(place, len(above) - 1)])
+        lack = float(sizes[place - 1] + sizes[min(place, len(above) - 1)]) / 2
+        return float(distributed.from_first(lack))  # a logit may differ in the last bit from machine to machine
 
     def settled(self, step: int) -> bool:
-        """Only at the end: the thresholds rise until then."""
-        return step >= self.last_
+        """Where nothing is corrected only at the end: the thresholds rise until then."""
+        return self.met_ or step >= self.last_
 
     @torch.no_grad()
     def finish(self, model: nn.Module, mask: Mask) -> Mask:
         weights = {name: model.get_parameter(name) for name in mask}
-        move = self._lack(weights) if self.share_ == 1 else 0.0  # what the last step, or the average, moved
+        move = self._lack(weights) if self.met_ else 0.0  # what the last step, or the average, moved
         for name, weight in self._thresholded(weights, move).items():
             weights[name].copy_(weight)
         return Mask.from_zeros(weights)
 
     def state(self) -> dict[str, Tensor]:
-        return super().state() | {"share": torch.tensor(self.share_, dtype=torch.float64)}
+        return super().state() | {"met": torch.tensor(self.met_)}
 
     def load_state(self, state: Mapping[str, Tensor]) -> None:
         super().load_state(state)
-        self.share_ = float(state["share"])
+        self.met_ = bool(state["met"])
 
 
 def pull_of(recipe: Recipe, steps_per_epoch: int) -> float:

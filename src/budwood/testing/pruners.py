@@ -183,7 +183,7 @@ def _check_mask(pruner: Pruner, last: Mask, given: Mask) -> None:
     elif pruner.tags.density == "given":
         assert last == given, "the tag says density='given', but the mask is another one"
     else:
-        assert 0 < last.sparsity < 1, f"the density is steered, but to {last}"
+        assert 0 < last.sparsity < 1, f"the density is aimed at, but it came to {last}"
     for name in layers if pattern.kind != "single" else ():
         kept, before = (groups(mask[name], pattern.size) for mask in (ours, given))
         if pattern.kind == "n:m":

@@ -124,6 +124,19 @@ def test_the_rule_gives_the_papers_start_in_the_papers_training() -> None:
     assert start_of(0.9023, wd, PAPER_DECAY / wd, PAPER_CROSSING) == pytest.approx(-3200, rel=1e-6)
 
 
+def watched(fit: Fit, mask: Mask) -> list[float]:
+    """Gets, while `fit` runs, the share of zeros in the weights that its forward passes use, after every step."""
+    zeros: list[float] = []
+
+    def look(done: int, total: int, loss: str) -> None:
+        weights = fit.pruner.forward_weights({name: fit.model.get_parameter(name) for name in mask}, mask)
+        assert weights is not None
+        zeros.append(Mask.from_zeros(weights).sparsity)
+
+    fit.progress = look
+    return zeros
+
+
 @pytest.mark.parametrize("lr", [0.01, 0.05])
 def test_what_is_asked_for_in_a_short_training_of_default_settings(lr: float) -> None:
     """10 epochs of 20 steps on digits. Uncorrected, 50, 80 and 95 % come to 42, 60 and 74 at learning rate 0.05."""
@@ -140,15 +153,32 @@ def test_what_is_asked_for_in_a_short_training_of_default_settings(lr: float) ->
             )  # fmt: skip
         recipe = Recipe(lr=lr)
         assert (recipe.epochs, recipe.batch_size) == (10, 32)
-        mask = Mask.ones(prunable(model, head=True))
-        fitted = Fit(model, STR(asked), mask, train, val, recipe).run()
-        assert abs(fitted.mask.kept - (1 - asked) * sum(part.numel() for part in mask.values())) <= 1
-        course = [row["sparsity"] for row in fitted.history]
-        assert course[1] < 0.1 and abs(course[-2] - asked) < 0.03, (
-            "the thresholds rise slowly, and are there before the end"
-        )
+        mask, pruner = Mask.ones(prunable(model, head=True)), STR(asked)
+        fit = Fit(model, pruner, mask, train, val, recipe)
+        forward = watched(fit, mask)
+        fitted = fit.run()
+        assert abs(fitted.mask.kept - (1 - asked) * fitted.mask.total) <= 1
+        assert forward[40] < 0.1 and all(abs(zeros - asked) < 0.05 for zeros in forward[150:]), "they rise slowly"
+        assert all(bool(part.any()) for part in fitted.mask.values()), "every layer keeps something"
         if asked < 0.9:
             assert fitted.history[-1]["val_top1"] > 0.55, "and it has learned something"
+
+
+@pytest.mark.parametrize("epochs", [1, 2, 3])
+def test_a_training_of_few_steps_meets_it_too(epochs: int) -> None:
+    model, data = toy_network(), toy_data()
+    recipe = Recipe(epochs=epochs, batch_size=len(data), lr=0.1, ema=0.5)
+    fitted = Fit(model, STR(0.7), Mask.ones(prunable(model, head=True)), data, data, recipe).run()
+    assert abs(fitted.mask.kept - 0.3 * fitted.mask.total) <= 1
+
+
+def test_a_single_weight() -> None:
+    layer = nn.Linear(1, 1, bias=False)
+    mask = Mask.ones({"weight": layer.weight})
+    pruner = STR(0.5)
+    pruner.start(layer, mask, Plan(1, 1, recipe=Recipe(epochs=1)))
+    pruner.update(layer, mask, 0, (torch.zeros(1), torch.zeros(1)))
+    assert pruner.finish(layer, mask).total == 1
 
 
 def test_corrections_by_hand() -> None:
