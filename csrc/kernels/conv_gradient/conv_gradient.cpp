@@ -17,18 +17,19 @@ void sum_up(const float* waiting, int count, float* sums) {
 
 // The gradients of one row live in T registers; each entry costs T fused multiply-adds whose second factor comes
 // straight from the first-level cache, and its share of the sums over lanes, which are done for kLanes entries at once
-// whichever row they are of.
+// whichever row they are of. The arguments are copies, which no store can change, as in sparse_conv.
 template <int T>
-void rows(const ConvGradient& s) {
+void rows(const ConvGradient s) {
   alignas(64) float waiting[kWaiting * kLanes] = {};
   int filled = 0;
   float* sums = s.sums;
   const uint16_t* place = s.places;
-  for (const SparseRow *row = s.rows, *last = row + s.count; row != last; ++row) {
-    const float* gradient = s.gradient + row->channel * s.gradient_channel;
+  for (const SparseRow *next = s.rows, *last = next + s.count; next != last; ++next) {
+    const SparseRow row = *next;
+    const float* gradient = s.gradient + row.channel * s.gradient_channel;
     Vec g[T];
     for (int t = 0; t < T; ++t) g[t] = load(gradient + t * kLanes);
-    for (int left = row->entries; left > 0;) {
+    for (int left = row.entries; left > 0;) {
       const int now = left < kWaiting - filled ? left : kWaiting - filled;
       float* to = waiting + filled * kLanes;
       for (const uint16_t* stop = place + now; place != stop; ++place, to += kLanes) {
