@@ -5,12 +5,12 @@
         --engine ours onnxruntime openvino openvino-bf16 openvino-int8 deepsparse --python deepsparse=VENV/bin/python
 
 Each engine is a process of its own; rounds go from engine to engine, so that a drift of the machine's speed hits all
-alike. Outputs are compared first: the root-mean-square difference to the first engine's, over theirs. Printed are that,
-the median and the 10 % and 90 % quantiles of a run's time, in ms per image, the ratio to the first engine, and the
-process's peak memory. `--python NAME=PATH` gives an engine another interpreter: DeepSparse wants one of its own
-(deepsparse==1.8.0, numpy<2, onnx<1.15; its licence allows evaluation only). `--allocation` shares the zeros among all
-convolutions as ERK, or STR's published budgets, do. A checkpoint as `--model` keeps the zeros that it has. `--csv`
-appends the rows to a file.
+alike, each turn after a rest and a run that is not counted. Outputs are compared first: the root-mean-square difference
+to the first engine's, over theirs. Printed are that, the median and the 10 % and 90 % quantiles of a run's time, in ms
+per image, the ratio to the first engine, and the process's peak memory. `--python NAME=PATH` gives an engine another
+interpreter: DeepSparse wants one of its own (deepsparse==1.8.0, numpy<2, onnx<1.15; its licence allows evaluation
+only). `--allocation` shares the zeros among all convolutions as ERK, or STR's published budgets, do. A checkpoint as
+`--model` keeps the zeros that it has. `--csv` appends the rows to a file.
 """
 
 from __future__ import annotations
@@ -88,7 +88,8 @@ def _openvino(engine: str, path: str, threads: int, example: Callable[[Any], Any
 
 
 def worker(engine: str, path: str, batch: str, threads: str) -> None:
-    """Answers every line N on standard input with the seconds of N inferences and the peak memory so far, in MB."""
+    """Answers every line N on standard input with the seconds of N inferences, after one that is not counted, and
+    the peak memory so far, in MB."""
     import numpy as np
 
     run = session(engine, path, int(batch), int(threads))
@@ -213,7 +214,7 @@ def main() -> None:
     parser.add_argument("--engine", nargs="+", default=["onnxruntime", "ours"], help="the first is what ratios are to")
     parser.add_argument("--python", nargs="*", default=[], metavar="ENGINE=PATH")
     parser.add_argument("--rounds", type=int, default=8)
-    parser.add_argument("--images", type=int, default=48, help="images an engine sees in a round")
+    parser.add_argument("--images", type=int, default=48, help="images that are timed in a round")
     parser.add_argument("--csv")
     parser.add_argument("--verbose", action="store_true")
     options = parser.parse_args()

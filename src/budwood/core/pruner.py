@@ -44,7 +44,8 @@ class Tags:
     decays: bool = False
     """It sees to the weight decay of the weights in the mask itself; the optimizer leaves them alone."""
     density: Literal["exact", "indirect", "given"] = "exact"
-    """Whether the sparsity asked for is met to one weight, aimed at only, or not looked at: the mask is as given."""
+    """Whether the sparsity asked for is met to one weight, aimed at (and missed where it must be), or not looked at:
+    the mask is as given."""
 
 
 Batches = Iterator[tuple[Tensor, Tensor]]

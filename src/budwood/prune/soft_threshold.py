@@ -7,9 +7,9 @@ How many weights fall follows from the weight decay and from where s_l starts (`
 training hardly moves s_l; there s_l has one of its own, as it may have in the authors' program (`--st-decay`,
 RAIVNLab/STR, main.py).
 
-The authors found a start and a decay for each sparsity by trying. Here a sparsity is asked for, and no rule meets it
-at every learning rate. So from a fifth of the training on all s_l are moved together towards it, by a growing share of
-what is lacking, and from three fifths on by all of it; how much more one layer is pruned than another is learned, as
+The authors found a start and a decay for each sparsity by trying. Here a sparsity is asked for, and no rule meets it at
+every learning rate. So from a fifth of the training on all s_l are moved together towards it, by a growing share of
+what is lacking, and from three fifths on by all of it; how much more one layer is pruned than another is learned, as in
 theirs. Only where more weights than may stay are larger than 1, which no sigmoid reaches, more of them stay, and equal
 ones go or stay together. With `initial` nothing is corrected.
 """
@@ -46,8 +46,8 @@ in): where s begins to prune what it will prune in the end."""
 ENOUGH, MOST = 6.0, 60.0
 """Between how many powers of e weight decay must shrink s: to come down upon the weights, and not to overflow."""
 CORRECTED, CORRECTIONS = (0.2, 0.6), 100
-"""From which part of the training on s is corrected, from which on wholly, and how often in a training of as many
-steps."""
+"""From which part of the training on s is corrected, from which on wholly, and into how many parts a training is cut by
+its corrections; as many of its last steps are all corrected."""
 HOLD = 0.025
 """Weight decay of s at which the gradient holds it half as firmly as at none (fitted, see `start_of`)."""
 
@@ -72,7 +72,8 @@ class STR(Pruner):
     Options = STROptions
     cost = (
         "one number per layer; three further copies of the weights in each forward pass, 0.3 GB for ResNet-50 "
-        "(derived), and the time of three additions of them; eighty times the rank of all weights"
+        "(derived), and the time of three additions of them; up to 180 times, and once "
+        "an epoch, the rank of all weights (0.3 GB)"
     )
     papers = {
         "resnet50": Settings(
@@ -100,7 +101,7 @@ class STR(Pruner):
 
     def check(self, model: nn.Module, mask: Mask, epochs: int) -> None:
         super().check(model, mask, epochs)
-        if mask.sparsity > self.sparsity:
+        if mask.total - mask.kept > round(self.sparsity * mask.total):
             raise UserError(
                 f"the network already has {mask.sparsity:.2%} zeros, more than the sparsity {self.sparsity:g} asked "
                 "for; ask for a higher one"
@@ -150,7 +151,7 @@ class STR(Pruner):
     def _correct(self, weights: Mapping[str, Tensor], step: int) -> None:
         begin, end = CORRECTED[0] * self.last_, CORRECTED[1] * self.last_
         every = -(-self.last_ // CORRECTIONS) or 1
-        # The last steps all, so that the batch norm statistics are those of the network that is handed over.
+        # The last steps all, so that the last network has the batch norm statistics of its own thresholds.
         if step == self.last_ or (step > begin and (step % every == 0 or step > self.last_ - min(every, CORRECTIONS))):
             share = 1.0 if step == self.last_ else min(1.0, (step - begin) / (end - begin))
             self.met_ = share == 1
@@ -173,7 +174,7 @@ class STR(Pruner):
         return float(distributed.from_first(lack))  # a logit may differ in the last bit from machine to machine
 
     def settled(self, step: int) -> bool:
-        """Where nothing is corrected only at the end: the thresholds rise until then."""
+        """From the first correction that met the sparsity on; where nothing is corrected, only at the end."""
         return self.met_ or step >= self.last_
 
     @torch.no_grad()
