@@ -168,9 +168,11 @@ class STR(Pruner):
                 for name, weight in weights.items()
             ]
         )
-        place = max(1, min(round(self.sparsity * len(above)), len(above) - 1))
-        sizes = np.partition(above.cpu().numpy(), [place - 1, min(place, len(above) - 1)])
-        lack = float(sizes[place - 1] + sizes[min(place, len(above) - 1)]) / 2
+        last = len(above) - 1
+        below = max(1, min(round(self.sparsity * len(above)), last)) - 1  # the largest that goes, and the one after it
+        after = min(below + 1, last)
+        sizes = np.partition(above.cpu().numpy(), [below, after])
+        lack = float(sizes[below] + sizes[after]) / 2
         return float(distributed.from_first(lack))  # a logit may differ in the last bit from machine to machine
 
     def settled(self, step: int) -> bool:
