@@ -142,16 +142,26 @@ SparsePacking::SparsePacking(const ConvShape& shape, const std::vector<int64_t>&
     lowest.push_back(from == to ? 0 : *std::min_element(from, to));
     for (size_t p = 0; p + 1 < part.size(); ++p) {
       begin.push_back({static_cast<int64_t>(rows.size()), static_cast<int64_t>(order.size())});
+      // Rows in the order of their number of entries, rising in one part and falling in the next: the processor guesses
+      // where a row ends from where the last one did.
+      std::vector<SparseRow> sorted;
       for (int64_t m = part[p]; m < part[p + 1]; ++m) {
-        int64_t& e = next[m];
-        const int64_t first = e;
-        for (; e < start[m + 1] && columns[e] < shape.blocks[b + 1]; ++e) {
+        int64_t past = next[m];
+        while (past < start[m + 1] && columns[past] < shape.blocks[b + 1]) ++past;
+        if (past > next[m] || edge) sorted.push_back({static_cast<int32_t>(m), static_cast<int32_t>(past - next[m])});
+      }
+      std::stable_sort(sorted.begin(), sorted.end(), [falling = p % 2 == 1](const SparseRow& x, const SparseRow& y) {
+        return falling ? x.entries > y.entries : x.entries < y.entries;
+      });
+      for (const SparseRow& row : sorted) {
+        rows.push_back(row);
+        for (int32_t i = 0; i < row.entries; ++i) {
+          const int64_t e = next[row.channel]++;
           const int64_t floats = offsets[columns[e]] - lowest[b], place = floats / shape.lanes;
           require(columns[e] >= shape.blocks[b] && floats % shape.lanes == 0 && place <= kFarthest, "a block's operands lie too far apart");
           order.push_back(e);
           places.push_back(static_cast<uint16_t>(place));
         }
-        if (e > first || edge) rows.push_back({static_cast<int32_t>(m), static_cast<int32_t>(e - first)});
       }
     }
   }
