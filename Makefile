@@ -2,7 +2,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: install test sanitize fuzz demo bench-training lint docs wheel clean
+.PHONY: install test slow sanitize fuzz demo bench-training lint docs wheel clean
 
 install: $(STAMP)
 
@@ -17,13 +17,19 @@ $(STAMP): pyproject.toml CMakeLists.txt $(shell find csrc -name '*.[ch]pp')
 test: install
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto --dist worksteal
 
+# The rest: every network of torchvision, ONNX files of many, whole grids. Hours on two cores.
+slow: install
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto --dist worksteal -m slow
+
 # The native code's own tests under the sanitizers of memory, undefined behaviour and threads. Needs no Python.
 sanitize:
 	csrc/tests/run_sanitized.sh
 
-# 100,000 damaged programs, checkpoints, ONNX files and published checkpoints.
+# Damaged files: 120,000 programs, checkpoints and ONNX files, three quarters of them behind an intact outer header, and
+# 50,000 published checkpoints.
 fuzz: install
 	$(BIN)/python -m tests.fuzz --count 10000
+	$(BIN)/python -m tests.fuzz program-structure checkpoint-structure onnx-structure --first 10000 --count 20000
 
 demo: install
 	$(BIN)/budwood transfer elpv --model packaged:tf_efficientnet_lite0 --prune gmp --sparsity 0.5 0.8 --mode linear full --size 128 --epochs 2 --out runs/demo

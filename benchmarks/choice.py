@@ -22,25 +22,27 @@ from budwood.bench.zeros import with_random_zeros
 from budwood.engine.explain import Row
 from budwood.engine.lowering import conv
 
-BORDERS = {"chosen": conv.DENSE_FROM, "sparse": 2.0, "dense": 0.0}
-"""From which density on each of the three is dense."""
+SHARES: dict[str, float | None] = {"chosen": None, "sparse": 0.0, "dense": 1.0}
+"""What the sparse kernel is said to take of the dense one's time."""
 
 
 @contextmanager
-def border(density: float) -> Iterator[None]:
-    kept, conv.DENSE_FROM = conv.DENSE_FROM, density
+def said(share: float | None) -> Iterator[None]:
+    model = conv.sparse_share
+    if share is not None:
+        conv.sparse_share = lambda *_: share
     try:
         yield
     finally:
-        conv.DENSE_FROM = kept
+        conv.sparse_share = model
 
 
 def measure(model: str, sparsity: float, batch: int, rounds: int) -> dict[str, list[tuple[Row, float]]]:
     """The steps of each way with their median ms an image; those of a layer have the same place in all."""
     module = with_random_zeros(named(model).module.eval(), sparsity)
     programs = {}
-    for way, density in BORDERS.items():
-        with border(density):  # plans are made at the first use, by the rules of that moment
+    for way, share in SHARES.items():
+        with said(share):  # plans are made at the first use, by the rules of that moment
             programs[way] = budwood.compile(module, image_size=224)
             programs[way].plan(batch)
     profiles = {way: [] for way in programs}  # type: dict[str, list[tuple[Row, ...]]]

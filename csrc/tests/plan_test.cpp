@@ -9,6 +9,7 @@
 #include <cstdlib>
 #include <cstring>
 #include <memory>
+#include <new>
 #include <stdexcept>
 #include <thread>
 
@@ -26,6 +27,22 @@
 #include "runtime/steps/vectors.hpp"
 #include "runtime/thread_pool.hpp"
 #include "testing.hpp"
+
+namespace {
+
+std::atomic<int64_t> allocations{0};
+
+}  // namespace
+
+#ifndef __SANITIZE_ADDRESS__  // which has operators of its own
+void* operator new(std::size_t bytes) {
+  ++allocations;
+  if (void* made = std::malloc(bytes ? bytes : 1)) return made;
+  throw std::bad_alloc();
+}
+void operator delete(void* made) noexcept { std::free(made); }
+void operator delete(void* made, std::size_t) noexcept { std::free(made); }
+#endif
 
 namespace budwood::testing {
 namespace {
@@ -150,6 +167,7 @@ struct Network {
     Random random(3);
     const Map a = arena.feature(kChannels, 0), b = arena.feature(kChannels, 0), pooled = arena.feature(kChannels, 0),
               c = arena.feature(kWide, 0), mean = arena.vector(kWide, kImages), gate = arena.vector(kWide, kImages),
+              narrow = arena.vector(kChannels, kImages), given = arena.vector(kWide, kImages),
               flat = arena.vector(kWide * kHeight * kWidth * lanes / kImages, kImages);
     const int64_t n = arena.floats();
     plan = std::make_unique<Plan>(k, n);
@@ -174,8 +192,13 @@ struct Network {
     shape.blocks = {0, 4, kChannels}, shape.activation = Activation{Activation::silu}, shape.bias = random.floats(kWide);
     plan->add(std::make_unique<SparseConvStep>(shape, n, random.floats(static_cast<int64_t>(columns.size())), columns, start));
     plan->add(std::make_unique<GlobalAverageStep>(c, mean, std::vector<float>{}, plane / kImages, kImages, n, lanes));
-    plan->add(std::make_unique<LinearStep>(LinearShape{with_images(mean, kImages), with_images(gate, kImages), random.floats(kWide), Activation{Activation::sigmoid}},
-                                           random.floats(kWide * kWide), n, lanes));
+    const std::vector<int32_t> third{0, 3, 6, 9, 1, 4, 7, 10, 2, 5, 8, 11};
+    plan->add(std::make_unique<SparseLinearStep>(LinearShape{with_images(mean, kImages), with_images(narrow, kImages), random.floats(kChannels), Activation{Activation::relu}},
+                                                 random.floats(12), third, std::vector<int64_t>{0, 4, 4, 5, 8, 11, 12}, n, lanes));
+    plan->add(std::make_unique<LinearStep>(LinearShape{with_images(narrow, kImages), with_images(gate, kImages), random.floats(kWide), Activation{Activation::sigmoid}},
+                                           random.floats(kWide * kChannels), n, lanes));
+    plan->add(std::make_unique<VectorInputStep>(1, with_images(given, kImages), n));
+    plan->add(std::make_unique<ElementwiseStep>(Elementwise::mul, c, Beside{Beside::gate, given, kImages, {}}, c, Activation{}, n, lanes));
     plan->add(std::make_unique<ElementwiseStep>(Elementwise::mul, c, Beside{Beside::gate, gate, kImages, {}}, c, Activation{}, n, lanes));
     plan->add(std::make_unique<LayerNormStep>(c, c, random.floats(kWide), random.floats(kWide), 1e-5f, n, lanes));
     std::vector<int64_t> at;
@@ -192,19 +215,23 @@ struct Network {
     for (int64_t g = 0; g < kGroups; ++g) turns.push_back({0, g});
     plan->order(turns);
     input = random.floats(kGroups * plane * kChannels);
+    vectors = random.floats(kGroups * kImages * kWide);
   }
 
   std::vector<float> run(int threads) const {
     std::vector<float> out(kGroups * kImages * out_image, kCanary);
-    const float* in = input.data();
-    float* to = out.data();
-    plan->run(&in, &to, threads);
+    run(out, threads);
     return out;
+  }
+  void run(std::vector<float>& out, int threads) const {
+    const float* in[] = {input.data(), vectors.data()};
+    float* to = out.data();
+    plan->run(in, &to, threads);
   }
 
   int64_t lanes, plane, out_image;
   std::unique_ptr<Plan> plan;
-  std::vector<float> input;
+  std::vector<float> input, vectors;
 };
 
 bool same(const std::vector<float>& a, const std::vector<float>& b) {
@@ -228,6 +255,18 @@ void test_callers(const Network& network, const std::vector<float>& expected) {
     });
   for (auto& caller : callers) caller.join();
   if (wrong) fail("other bits from callers side by side");
+}
+
+// Once every thread has had its part, a run asks the system for no memory.
+void test_allocations(const Network& network) {
+  std::vector<float> out(kGroups * kImages * network.out_image);
+  int64_t asked = 1;
+  for (int tries = 0; tries < 50 && asked; ++tries) {
+    const int64_t before = allocations;
+    for (int repeat = 0; repeat < 20; ++repeat) network.run(out, 2);
+    asked = allocations - before;
+  }
+  if (asked) fail("20 runs asked for memory " + std::to_string(asked) + " times");
 }
 
 // The thread sanitizer cannot follow threads that a forked child starts.
@@ -310,6 +349,17 @@ class Fuzz {
     for (int64_t& x : v) x = random_.chance(0.02) ? (random_.below(2) ? INT64_MAX : -2000) : random_.below(3) * 16 - 8;
     return v;
   }
+  std::vector<int32_t> columns(int64_t count) {
+    std::vector<int32_t> v(count);
+    for (int32_t& x : v) x = static_cast<int32_t>(random_.chance(0.05) ? number() : random_.below(sizes_[1]));
+    return v;
+  }
+  // Where the rows of a matrix of so many entries begin.
+  std::vector<int64_t> starts(int64_t rows, int64_t entries) {
+    std::vector<int64_t> v{0};
+    for (int64_t m = 1; m <= rows; ++m) v.push_back(m == rows ? entries : random_.chance(0.05) ? number() : std::min(entries, v.back() + random_.below(2)));
+    return v;
+  }
   std::vector<int32_t> index() {
     std::vector<int32_t> index(k_.lanes);
     for (int32_t& i : index) i = static_cast<int32_t>(random_.below(k_.lanes + 1)) - 1;
@@ -332,9 +382,11 @@ class Fuzz {
     sizes();
     const int64_t L = k_.lanes, c = sizes_[1], images = random_.chance(0.5) ? 1 : 2;
     const Activation f{static_cast<Activation::Kind>(random_.below(Activation::kinds)), 0.1f, -1, 1};
-    switch (random_.below(10)) {
+    switch (random_.below(11)) {
       case 9: return std::make_unique<RepackStep>(map(L), map(L), moves(), std::vector<int64_t>{0, 1 + random_.below(3), 4}, index(), 0.0f,
                                                   1 + random_.below(2), kFloats, L);
+      case 10: return std::make_unique<SparseLinearStep>(LinearShape{with_images(vector(2), images), with_images(vector(2), images), random_.floats(c), f},
+                                                         random_.floats(3), columns(3), starts(c, 3), kFloats, L);
       case 0: return std::make_unique<ElementwiseStep>(random_.chance(0.5) ? Elementwise::add : Elementwise::mul, map(L),
                                                        random_.chance(0.5) ? Beside{Beside::map, map(L), 1, {}} : Beside{Beside::gate, vector(2), images, {}},
                                                        map(L), f, kFloats, L);
@@ -377,6 +429,51 @@ class Fuzz {
   int64_t sizes_[3];  // height, channels, width of the step at hand
 };
 
+// Rows of a block and part of the channels: each channel once, in the order of their entries; entries where CSR has them.
+void test_sparse_packing() {
+  Random random(3);
+  const int64_t lanes = 4, depth = 40, channels = 44;
+  ConvShape shape{};
+  shape.out.channels = channels, shape.lanes = lanes, shape.blocks = {0, 13, 13, 30, depth};
+  for (int64_t k = 0; k < depth; ++k) shape.offsets.push_back((k * 7 % depth - 20) * lanes);
+  std::vector<int32_t> columns;
+  std::vector<int64_t> start{0};
+  for (int64_t m = 0; m < channels; ++m) {
+    for (int64_t k = 0; k < depth; ++k)
+      if (m % 11 != 5 && random.chance(m % 3 * 0.1 + 0.05)) columns.push_back(static_cast<int32_t>(k));
+    start.push_back(static_cast<int64_t>(columns.size()));
+  }
+  const auto part = parts_of_channels(channels, 1);
+  const SparsePacking packing(shape, part, columns, start);
+  const auto parts = static_cast<int64_t>(part.size()) - 1, blocks = static_cast<int64_t>(shape.blocks.size()) - 1;
+  std::vector<int64_t> met(columns.size(), 0);
+  int64_t rises = 0, falls = 0;
+  for (int64_t n = 0; n < blocks * parts; ++n) {
+    const int64_t b = n / parts, p = n % parts;
+    int64_t entry = packing.begin[n].entry;
+    std::vector<int64_t> rows(channels, 0);
+    for (int64_t r = packing.begin[n].row; r < packing.begin[n + 1].row; ++r) {
+      const SparseRow row = packing.rows[r];
+      if (row.channel < part[p] || row.channel >= part[p + 1] || rows[row.channel]++) fail(label("packing: a channel is of another part, or twice", {n, r}));
+      if (r > packing.begin[n].row) {
+        rises += packing.rows[r - 1].entries < row.entries, falls += packing.rows[r - 1].entries > row.entries;
+        if (n % 2 ? packing.rows[r - 1].entries < row.entries : packing.rows[r - 1].entries > row.entries) fail(label("packing: rows are not in order", {n, r}));
+      }
+      for (int32_t i = 0; i < row.entries; ++i, ++entry) {
+        const int64_t at = packing.order[entry], k = columns[at];
+        if (at < start[row.channel] || at >= start[row.channel + 1] || k < shape.blocks[b] || k >= shape.blocks[b + 1]) fail(label("packing: an entry of another row or block", {n, r}));
+        if (packing.lowest[b] + packing.places[entry] * lanes != shape.offsets[k]) fail(label("packing: a wrong place", {n, r}));
+        ++met[at];
+      }
+    }
+    for (int64_t m = part[p]; m < part[p + 1]; ++m)
+      if ((b == 0 || b == blocks - 1) && !rows[m]) fail(label("packing: a channel is neither begun nor ended", {n, m}));
+    if (entry != packing.begin[n + 1].entry) fail(label("packing: rows and entries do not agree", {n}));
+  }
+  if (parts < 3 || !rises || !falls) fail("packing: the case is too small");
+  if (std::count(met.begin(), met.end(), 1) != static_cast<int64_t>(met.size())) fail("packing: an entry is missing");
+}
+
 }  // namespace
 }  // namespace budwood::testing
 
@@ -384,12 +481,14 @@ int main() {
   using namespace budwood::testing;
   test_throwing();
   test_runs();
+  test_sparse_packing();
   test_moves_that_cannot_be();
   for (const auto& set : budwood::instruction_sets()) {
     if (!set.available()) continue;
     const Network network(set.kernels);
     const auto expected = network.run(1);
     test_threads(network, expected);
+    test_allocations(network);
     test_callers(network, expected);
     if (!std::getenv("BUDWOOD_NO_FORK")) test_fork(set.kernels, network, expected);
     const int made = Fuzz(set.kernels, 5).run(20000);

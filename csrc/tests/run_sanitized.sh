@@ -26,4 +26,4 @@ sanitized() {
 }
 
 sanitized address,undefined kernels_test plan_test training_conv_test training_maps_test
-sanitized thread plan_test training_conv_test
+sanitized thread plan_test training_conv_test training_maps_test

@@ -9,6 +9,9 @@ import numpy as np
 import pytest
 import timm
 import torch
+from timm.models._efficientnet_blocks import InvertedResidual as TimmInvertedResidual
+from timm.models.resnet import BasicBlock as TimmBasicBlock
+from timm.models.senet import SEModule, SEResNetBlock
 from torch import Tensor, nn
 from torchvision.models.convnext import CNBlock
 from torchvision.models.densenet import _DenseLayer
@@ -45,10 +48,13 @@ def example(name: str, count: int) -> Tensor:
     return torch.randn(count, 3, size, size, generator=torch.Generator().manual_seed(0))
 
 
+def unpruned(name: str) -> nn.Module:
+    return timm.create_model(name) if name in OF_TIMM else classifier(name)
+
+
 def network(name: str, sparsity: float, x: Tensor, seed: int = 0) -> nn.Module:
     """Every number at random, zeros among them, and statistics that fit."""
-    made = timm.create_model(name) if name in OF_TIMM else classifier(name)
-    module = with_random_zeros(randomize(made, seed, x), sparsity, seed).eval()
+    module = with_random_zeros(randomize(unpruned(name), seed, x), sparsity, seed).eval()
     measure_statistics(module, x, torch.Generator().manual_seed(seed))
     return module
 
@@ -101,7 +107,7 @@ def branches(module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
         if name.lower().startswith("aux"):
             continue  # of training only
         match m:
-            case BasicBlock():
+            case BasicBlock() | TimmBasicBlock() | SEResNetBlock():
                 yield f"{name}.bn2", m.bn2
             case Bottleneck():
                 yield f"{name}.bn3", m.bn3
@@ -113,13 +119,15 @@ def branches(module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
                 yield f"{name}.block", m.block
             case _InvertedResidual() if m.apply_residual:
                 yield f"{name}.layers", m.layers
+            case TimmInvertedResidual() if m.has_skip:
+                yield f"{name}.bn3", m.bn3
             case CNBlock():
                 yield f"{name}.block", m.block
             case ShuffleNetBlock():
                 yield f"{name}.branch2", m.branch2
             case Fire():
                 yield from ((f"{name}.expand1x1", m.expand1x1), (f"{name}.expand3x3", m.expand3x3))
-            case _DenseLayer() | GoogLeNetConv() | InceptionConv() | SqueezeExcitation():
+            case _DenseLayer() | GoogLeNetConv() | InceptionConv() | SqueezeExcitation() | SEModule():
                 yield name, m
         if isinstance(getattr(m, "downsample", None), nn.Module):
             yield f"{name}.downsample", m.downsample
@@ -129,7 +137,7 @@ def branches(module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
 
 def without(module: nn.Module, x: Tensor, branch: nn.Module) -> Tensor:
     """The answer with zeros for what the branch makes; a gate lets everything through."""
-    gate = isinstance(branch, SqueezeExcitation)
+    gate = isinstance(branch, SqueezeExcitation | SEModule)
     hook = branch.register_forward_hook(lambda _, args, y: args[0] if gate else torch.zeros_like(y))
     try:
         return module(x)
@@ -137,7 +145,7 @@ def without(module: nn.Module, x: Tensor, branch: nn.Module) -> Tensor:
         hook.remove()
 
 
-BRANCHING = sorted(QUICK - {"alexnet", "vgg11_bn"})
+BRANCHING = sorted((QUICK | OF_TIMM) - {"alexnet", "mobilenetv1_100", "vgg11_bn"})
 
 
 @pytest.mark.parametrize("sparsity", [0.9, pytest.param(0.0, marks=pytest.mark.slow)])
@@ -159,5 +167,6 @@ def test_every_branch_moves_the_answer(name: str, sparsity: float) -> None:
 def test_the_branches_are_the_networks() -> None:
     """Nothing that is added, multiplied or joined is left out: as many as the names of the blocks say."""
     counts = {"resnet18": 8 + 3, "mobilenet_v2": 10, "efficientnet_b0": 16 + 9, "convnext_tiny": 18, "densenet121": 58}
+    counts |= {"legacy_seresnet18": 8 + 8 + 3, "resnet18d": 8 + 3, "tf_efficientnet_lite0": 9}
     for name, count in counts.items():
-        assert len(list(branches(classifier(name)))) == count, name
+        assert len(list(branches(unpruned(name)))) == count, name

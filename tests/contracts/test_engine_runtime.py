@@ -108,6 +108,29 @@ def test_far_more_threads_than_there_are_cores() -> None:
     assert done.stdout.strip() == "True", done.stderr
 
 
+STARTED = """
+import os
+from budwood.engine.program import Program
+from budwood.testing.engine import draw_inputs
+from budwood.testing.graphs import random_graph
+graph = random_graph(0, 8)
+inputs = [x[:16] for x in draw_inputs(graph, 16)]
+program = Program(graph, threads=2)
+program.plan(16)
+counts = []
+for _ in range(3):
+    counts.append(len(os.listdir("/proc/self/task")))
+    program.run(inputs)
+print(*(count - counts[0] for count in counts))
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="reads /proc")
+def test_the_pool_starts_with_the_first_run() -> None:
+    done = subprocess.run([sys.executable, "-c", STARTED], capture_output=True, text=True, timeout=LONGEST)
+    assert done.stdout == "0 1 1\n", done.stderr
+
+
 def test_callers_side_by_side_get_what_they_get_alone(graph: Graph) -> None:
     for threads in (1, 2):
         program = Program(graph, threads=threads)

@@ -12,13 +12,16 @@ from typing import Any
 
 import numpy as np
 import pytest
+import timm
 import torch
 from torch import nn
 
+import budwood
 from budwood.core.errors import UserError
 from budwood.engine import graph as g
 from budwood.engine.from_onnx import graph_from_onnx
 from budwood.engine.interpret import interpret
+from budwood.testing.networks import QUICK, classifier, randomize
 
 onnx = pytest.importorskip("onnx")
 from onnx import TensorProto, helper, numpy_helper  # noqa: E402
@@ -391,19 +394,17 @@ def exported(module: nn.Module, size: int, dynamo: bool, folder: Path) -> Path:
     return file
 
 
-def agrees_with_eager(module: nn.Module, size: int, dynamo: bool, folder: Path) -> None:
+def agrees_with_eager(module: nn.Module, size: int, dynamo: bool, folder: Path) -> Path:
+    """The file; the module is in float64 afterwards."""
     pytest.importorskip("onnxscript")
-    torch.manual_seed(1)
-    for part in module.modules():
-        if isinstance(part, nn.BatchNorm2d):
-            nn.init.uniform_(part.running_var, 0.5, 1.5)  # type: ignore[arg-type]
-            nn.init.normal_(part.running_mean, 0, 0.1)  # type: ignore[arg-type]
-    x = torch.rand(3, 3, size, size, dtype=torch.float64)
-    graph = graph_from_onnx(exported(module.eval(), size, dynamo, folder))
+    x = torch.rand(3, 3, size, size, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
+    path = exported(module.eval(), size, dynamo, folder)
+    graph = graph_from_onnx(path)
     with torch.no_grad():
         wanted = module.double()(x)
     (found,) = interpret(graph, x)
     assert ((found - wanted).norm() / wanted.norm()).item() < 1e-6
+    return path
 
 
 class Small(nn.Module):
@@ -431,31 +432,27 @@ class Small(nn.Module):
 
 @pytest.mark.parametrize("dynamo", [False, True])
 def test_a_small_network_of_everything(dynamo: bool, tmp_path: Path) -> None:
-    agrees_with_eager(Small(), 24, dynamo, tmp_path)
+    small = randomize(Small(), 0, torch.randn(4, 3, 24, 24, generator=torch.Generator().manual_seed(0)))
+    agrees_with_eager(small, 24, dynamo, tmp_path)
+
+
+OF_TIMM = ("legacy_seresnet18", "mobilenetv1_100", "resnet18d", "tf_efficientnet_lite0")
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("dynamo", [False, True])
-@pytest.mark.parametrize(
-    "name",
-    [
-        "resnet18",
-        "mobilenet_v2",
-        "mobilenet_v3_small",
-        "efficientnet_b0",
-        "shufflenet_v2_x0_5",
-        "squeezenet1_1",
-        "densenet121",
-        "convnext_tiny",
-        "regnet_y_400mf",
-        "inception_v3",
-    ],
-)
-def test_torchvision(name: str, dynamo: bool, tmp_path: Path) -> None:
-    torchvision = pytest.importorskip("torchvision")
-    options = {"init_weights": False} if name == "inception_v3" else {}
-    module = getattr(torchvision.models, name)(**options)
-    agrees_with_eager(module, 96 if name == "inception_v3" else 64, dynamo, tmp_path)
+@pytest.mark.parametrize("name", sorted((*QUICK, *OF_TIMM)))
+def test_a_family(name: str, dynamo: bool, tmp_path: Path) -> None:
+    """A small network of each, every number at random: the graph in float64, and the program that is made of it."""
+    size = 96 if name == "inception_v3" else 64
+    module = timm.create_model(name) if name in OF_TIMM else classifier(name)
+    randomize(module, 0, torch.randn(4, 3, size, size, generator=torch.Generator().manual_seed(0)))
+    path = agrees_with_eager(module, size, dynamo, tmp_path)
+    x = torch.randn(5, 3, size, size, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        wanted = module(x.double())
+    found = budwood.compile(path, threads=1)(x)
+    assert ((found - wanted).norm() / wanted.norm()).item() < 1e-4
 
 
 def test_what_budwood_exports_is_read(tmp_path: Path) -> None:

@@ -1,12 +1,11 @@
 #include "kernels/sparse_conv/sparse_conv.hpp"
 
-#include <bit>
-#include <cstring>
-
 #include BUDWOOD_SIMD
 
 namespace budwood::BUDWOOD_ISA {
 namespace {
+
+static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__);  // the first of four places is the lowest bits
 
 enum class End { store, relu, clamp };  // what is done to a sum before it is stored
 
@@ -40,16 +39,15 @@ void rows(const SparseConv s) {
       if (kAhead || !apart) start[t] = there(t);
       sum[t] = apart ? broadcast(0.0f) : start[t];
     }
-    const auto entry = [&](float value, uint64_t vectors) {
+    const auto entry = [&](float value, uint64_t at) {
       const Vec w = broadcast(value);
-      const float* from = s.panel + vectors * kLanes;
+      const float* from = s.panel + at * kLanes;
       for (int t = 0; t < T; ++t) sum[t] = fma(w, load(from + t * kLanes), sum[t]);
     };
     int left = row.entries;
-    static_assert(std::endian::native == std::endian::little);
     for (; left >= 4; left -= 4, weight += 4, place += 4) {
       uint64_t four;
-      std::memcpy(&four, place, sizeof four);
+      __builtin_memcpy(&four, place, sizeof four);
       entry(weight[0], four & 0xffff);
       entry(weight[1], four >> 16 & 0xffff);
       entry(weight[2], four >> 32 & 0xffff);

@@ -142,19 +142,19 @@ SparsePacking::SparsePacking(const ConvShape& shape, const std::vector<int64_t>&
     lowest.push_back(from == to ? 0 : *std::min_element(from, to));
     for (size_t p = 0; p + 1 < part.size(); ++p) {
       begin.push_back({static_cast<int64_t>(rows.size()), static_cast<int64_t>(order.size())});
-      // Rows in the order of their number of entries, rising in one part and falling in the next: the processor guesses
-      // where a row ends from where the last one did.
-      std::vector<SparseRow> sorted;
       for (int64_t m = part[p]; m < part[p + 1]; ++m) {
         int64_t past = next[m];
         while (past < start[m + 1] && columns[past] < shape.blocks[b + 1]) ++past;
-        if (past > next[m] || edge) sorted.push_back({static_cast<int32_t>(m), static_cast<int32_t>(past - next[m])});
+        if (past > next[m] || edge) rows.push_back({static_cast<int32_t>(m), static_cast<int32_t>(past - next[m])});
       }
-      std::stable_sort(sorted.begin(), sorted.end(), [falling = p % 2 == 1](const SparseRow& x, const SparseRow& y) {
+      // A row mostly ends where the last one did, which is what the processor guesses; so that this holds where parts
+      // meet too, one rises and the next falls.
+      const auto mine = std::span(rows).subspan(begin.back().row);
+      const bool falling = (b * (part.size() - 1) + p) % 2 == 1;
+      std::stable_sort(mine.begin(), mine.end(), [falling](const SparseRow& x, const SparseRow& y) {
         return falling ? x.entries > y.entries : x.entries < y.entries;
       });
-      for (const SparseRow& row : sorted) {
-        rows.push_back(row);
+      for (const SparseRow& row : mine) {
         for (int32_t i = 0; i < row.entries; ++i) {
           const int64_t e = next[row.channel]++;
           const int64_t floats = offsets[columns[e]] - lowest[b], place = floats / shape.lanes;

@@ -38,7 +38,8 @@ std::vector<Tile> tiles_of(int64_t width, int64_t widest);
 // channels but for the last: the first channel of each, then their number.
 std::vector<int64_t> parts_of_channels(int64_t channels, int64_t together);
 
-// The entries of a CSR matrix over a convolution's operands as the sparse kernels read them: block by block, row by row.
+// The entries of a CSR matrix over a convolution's operands as the sparse kernels read them: block by block, part by
+// part of the channels, and in these row by row, in the order of the rows' numbers of entries there, each row's as in CSR.
 struct SparsePacking {
   // Row m's entries stand at operands columns[start[m]] .. columns[start[m + 1] - 1], rising; m is in part p from
   // part[p] on. `shape` gives operands, blocks and lanes.

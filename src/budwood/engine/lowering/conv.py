@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,9 +16,12 @@ from .channelwise import lower_depthwise
 from .linear import Rows, lower_as_linear
 from .operand import Operand, PhaseView, conv_taps, dealt_out, operand, taps
 
-# Density from which the dense kernel, which shares every load between three channels, is the faster: measured, see
-# benchmarks/choice.py.
-DENSE_FROM = 0.65
+Kind = Literal["sparse", "dense"]
+
+# What the kernels take, as shares of what the dense one takes for a vector of pixels and a weight (measured, see
+# benchmarks/choice.py): a multiply-add of the sparse one, which has a load for each, and of which the weight and its
+# place are some more; and, for each row and block of inputs, that a sum is loaded and stored and the row found to end.
+_LOAD, _SUM, _ROW = 1.13, 2.0, 16.0
 WIDEST = 14
 DENSE_WIDEST = 8
 # Vectors that a block of inputs may take (measured): as many as the first-level cache holds (48 KB, 768 lines, shared
@@ -65,12 +68,11 @@ def _add(context: Context, node: Conv, source: Operand, out: View, flops: float)
         residual = context.view(node.inputs[1])
         reads.append(residual)
     density = float(np.count_nonzero(node.weight)) / node.weight.size
-    kind, reason = "dense", f"{density:.0%} of the weights left"
-    if density < DENSE_FROM:
-        if near(source):
-            kind = "sparse"
-        else:
-            reason += ", too far apart for 16 bits"
+    share = sparse_share(source, out, density, node.groups)
+    kind: Kind = "sparse" if share < 1 else "dense"
+    reason = f"{density:.0%} of the weights left, sparse by the model {share:.2f} times dense"
+    if kind == "sparse" and not near(source):
+        kind, reason = "dense", f"{density:.0%} of the weights left, too far apart for 16 bits"
     info = StepInfo(node.name, "Conv", kind, reason, context.shape(node.name), 1 - density, flops)
     emit = _sparse if kind == "sparse" else _dense
     by_channels = _read_by_channels(context, node.name)
@@ -110,31 +112,44 @@ def _lower_phases(context: Context, node: Conv) -> None:
         _add(context, node, source, PhaseView(view.buffer, number, shape[0], len(sources)), flops)
 
 
-def tiling(source: Operand, out: View, density: float) -> dict[str, Any]:
-    """How a kernel goes over the operands of `out`: their `offsets`, the `widest` tile, the `blocks` of inputs."""
+def _cut(source: Operand, out: View, density: float, kind: Kind) -> tuple[int, int, NDArray[np.int64]]:
+    """The widest tile, that of this layout, and the blocks of inputs."""
     layout = out.buffer.layout
     assert layout is not None
-    widest = DENSE_WIDEST if density >= DENSE_FROM else WIDEST
+    widest = DENSE_WIDEST if kind == "dense" else WIDEST
     tile = -(-layout.width // tiles(layout.width, widest))
     lines = source.lines(tile)
     each = density * len(source.taps) / lines  # non-zeros of a row for each vector
-    budget = _DENSE_LINES if density >= DENSE_FROM else next(most for least, most in _LINES if each >= least)
-    cut = blocks(source.channels, len(source.taps), lines, budget)
+    budget = _DENSE_LINES if kind == "dense" else next(most for least, most in _LINES if each >= least)
+    return widest, tile, blocks(source.channels, len(source.taps), lines, budget)
+
+
+def sparse_share(source: Operand, out: View, density: float, groups: int) -> float:
+    """What the sparse kernel takes of the dense one's time, by a model of both: see `_LOAD`."""
+    _, tile, cut = _cut(source, out, density, "sparse")
+    inputs = source.channels * len(source.taps) / groups
+    sums = max((len(cut) - 1) / groups, 1) / inputs
+    return _LOAD * density * (1 + 1.25 / tile) + sums * (_SUM + _ROW / tile)
+
+
+def tiling(source: Operand, out: View, density: float, kind: Kind) -> dict[str, Any]:
+    """How a kernel goes over the operands of `out`: their `offsets`, the `widest` tile, the `blocks` of inputs."""
+    widest, _, cut = _cut(source, out, density, kind)
     return {"offsets": np.ascontiguousarray(source.offsets().ravel()), "widest": widest, "blocks": cut}
 
 
 def _common(
-    node: Conv, source: Operand, out: View, residual: View | None, density: float, by_channels: bool
+    node: Conv, source: Operand, out: View, residual: View | None, density: float, by_channels: bool, kind: Kind
 ) -> dict[str, Any]:
     bias = np.zeros(out.channels, np.float32) if node.bias is None else np.ascontiguousarray(node.bias)
-    kind, numbers = activation_arguments(node.activation)
+    activation, numbers = activation_arguments(node.activation)
     return {
         "operand": source.view.numbers(),
         "out": out.numbers(),
         "residual": None if residual is None else residual.numbers(),
-        **tiling(source, out, density),
+        **tiling(source, out, density, kind),
         "by_channels": by_channels,
-        "activation": kind,
+        "activation": activation,
         "numbers": numbers,
         "bias": bias,
     }
@@ -148,7 +163,7 @@ def _sparse(
     row, column = np.nonzero(flat)
     first = row // (rows // node.groups) * flat.shape[1]
     found = Rows.of(flat[row, column], row, first + column, rows, flat.size)
-    common = _common(node, source, out, residual, density, by_channels)
+    common = _common(node, source, out, residual, density, by_channels, "sparse")
     plan.sparse_conv(**common, values=found.values, columns=found.column, start=found.start)
 
 
@@ -156,5 +171,5 @@ def _dense(
     plan: _native.Plan, node: Conv, source: Operand, out: View, residual: View | None, density: float, by_channels: bool
 ) -> None:
     weights = np.ascontiguousarray(node.weight.ravel())
-    common = _common(node, source, out, residual, density, by_channels)
+    common = _common(node, source, out, residual, density, by_channels, "dense")
     plan.dense_conv(**common, weights=weights, groups=node.groups)

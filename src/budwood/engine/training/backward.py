@@ -17,7 +17,7 @@ from ..lowering.channelwise import Scratch
 from ..lowering.conv import tiling
 from ..lowering.operand import Operand, PhaseView, Taps, fill_of, operand, pool_taps, reads_in_place
 from ..storage import View
-from .context import GRADIENT, IDENTITY, Training, as_sparse, backward_matrix, mask
+from .context import GRADIENT, IDENTITY, Training, backward_matrix, mask
 from .forward import clean, count, normalisation, normalise, taps_of, widen, window_of
 from .nodes import Convolve, Norm
 from .region import INPUT
@@ -174,7 +174,7 @@ class Backward:
             plan.conv_gradient(
                 operand=source.view.numbers(),
                 gradient=gradient.numbers(),
-                **tiling(source, gradient, as_sparse(node.pattern.density)),
+                **tiling(source, gradient, node.pattern.density, "sparse"),
                 columns=m.columns,
                 start=m.start,
                 number=t.output(node.name, "weight"),

@@ -19,6 +19,7 @@ from pathlib import Path
 from ...core.errors import UserError
 from ...core.files import canonical_json, locked, write_atomic
 from .. import _native
+from ..lowering.conv import Kind
 from ..lowering.operand import Operand
 from ..storage import Buffer, View
 
@@ -27,13 +28,13 @@ MEASURED = 0.4, 0.9
 ResNet-50 and EfficientNet-Lite0 in both passes, from the second on the dense one."""
 _ROUNDS = 10
 
-Emit = Callable[["_native.Plan", str, Operand, View], None]
+Emit = Callable[["_native.Plan", Kind, Operand, View], None]
 """Adds the step of a kind that makes a view out of an operand; its weights stand at the arena's beginning."""
 
 
 @dataclass(frozen=True)
 class Choice:
-    kind: str  # sparse or dense
+    kind: Kind
     reason: str = ""  # beside the density
 
 
@@ -62,7 +63,8 @@ def _timed(isa: str, weights: int, source: Operand, out: View, emit: Emit) -> tu
     made = _alone(out, room + read.buffer.floats)
     floats = room + read.buffer.floats + made.buffer.floats
     plans = []
-    for kind in ("sparse", "dense"):
+    kinds: tuple[Kind, ...] = ("sparse", "dense")
+    for kind in kinds:
         plan = _native.Plan(isa, floats, [], [])
         plan.segment(1)
         emit(plan, kind, replace(source, view=read), made)

@@ -13,7 +13,7 @@ from .. import _native
 from ..graph import Graph
 from ..layout import Layout
 from ..lower import Context, Emit, Step, StepInfo
-from ..lowering.conv import DENSE_FROM, near, tiling
+from ..lowering.conv import Kind, near, tiling
 from ..lowering.operand import Operand, Taps
 from ..storage import Buffer, View
 from .choice import Choice, chosen
@@ -121,18 +121,18 @@ class Training:
         """The step that makes `out` of an operand and the node's weights, sparse or dense."""
         density, packed = m.density(node.pattern.groups), {"sparse": len(m.entry), "dense": m.packed}
 
-        def add(plan: _native.Plan, kind: str, source: Operand, out: View, residual: View | None, at: int) -> Ints:
+        def add(plan: _native.Plan, kind: Kind, source: Operand, out: View, residual: View | None, at: int) -> Ints:
             common: dict[str, Any] = {
                 "operand": source.view.numbers(),
                 "out": out.numbers(),
                 "residual": None if residual is None else residual.numbers(),
-                **tiling(source, out, density if kind == "dense" else as_sparse(density)),
+                **tiling(source, out, density, kind),
                 "by_channels": False,
                 "weights_at": at,
             }
             return _sparse(plan, m, common) if kind == "sparse" else _dense(plan, m, common)
 
-        def alone(plan: _native.Plan, kind: str, source: Operand, out: View) -> None:
+        def alone(plan: _native.Plan, kind: Kind, source: Operand, out: View) -> None:
             add(plan, kind, source, out, None, 0)
 
         if node.pattern.groups > 1:
@@ -162,11 +162,6 @@ def _dense(plan: _native.Plan, m: Matrix, common: dict[str, Any]) -> Ints:
     entry = np.full(m.rows * m.width + 1, -1)  # the last one for what only fills up
     entry[np.repeat(np.arange(m.rows), np.diff(m.start)) * m.width + m.columns] = m.entry
     return np.asarray(entry[plan.dense_conv_packed(**common, groups=1)])
-
-
-def as_sparse(density: float) -> float:
-    """For the tiling of a kernel that goes by the pattern, however dense it is."""
-    return min(density, DENSE_FROM - 1e-6)
 
 
 def forward_matrix(pattern: Pattern, taps: int) -> Matrix:
