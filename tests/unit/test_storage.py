@@ -5,9 +5,11 @@ from __future__ import annotations
 import tracemalloc
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from budwood.core.errors import UserError
 from budwood.engine import _native
 from budwood.engine.graph import Conv, Graph
 from budwood.engine.lower import lower
@@ -50,6 +52,13 @@ def test_by_hand() -> None:
 
 def test_none_take_nothing() -> None:
     assert arrange([]) == 0
+
+
+def test_more_than_a_plan_counts_is_refused() -> None:
+    """As damaged programs have it, with inputs of 2**31 - 1 channels."""
+    assert arrange([vector(2**35, 0, 1)]) == 2**35
+    with pytest.raises(UserError, match=r"^the network's values would take 256 GB; give smaller images$"):
+        arrange([vector(2**35, 0, 1), vector(2**35, 1, 2)])
 
 
 def test_a_depthwise_window_over_a_whole_map_takes_memory_for_its_weights_alone() -> None:

@@ -6,11 +6,13 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from ..core.errors import UserError
 from .graph import AdaptivePool, Concat, Conv, Flatten, Graph, Pad, Pool, Select, Shape
 from .layout import Layout, choose, sharing
 
 MapNumbers = tuple[int, int, int, int, int, int, int, int, int, int, int]
 _ALIGN = 16  # floats: a cache line
+_MOST = 1 << 36  # floats in an arena
 
 
 @dataclass(eq=False)
@@ -197,7 +199,8 @@ class Storage:
 def arrange(buffers: list[Buffer]) -> int:
     """Gives every buffer its offset, so that no two which are alive together overlap; answers the arena's floats.
 
-    Largest first, each at the lowest place that is free for its life.
+    Largest first, each at the lowest place that is free for its life. Raises UserError where they need more than the
+    native plan counts.
     """
     placed = sorted((buffer for buffer in buffers if buffer.born >= 0), key=lambda b: -b.floats)
     # Of those that have their place: first and last step, first float and the first behind it. Plans may be long.
@@ -210,4 +213,7 @@ def arrange(buffers: list[Buffer]) -> int:
         buffer.offset = int(free[fits[0]] if len(fits) else free[-1])
         born[n], last[n], start[n] = buffer.born, buffer.last, buffer.offset
         end[n] = -(-(buffer.offset + buffer.floats) // _ALIGN) * _ALIGN
-    return int(end.max(initial=0))
+    floats = int(end.max(initial=0))
+    if floats >= _MOST:
+        raise UserError(f"the network's values would take {floats * 4 / 2**30:,.0f} GB; give smaller images")
+    return floats
