@@ -19,7 +19,7 @@ def kernel(inputs: int, outputs: int, window: int, groups: int, density: float) 
         layer.weight.mul_(torch.rand(layer.weight.shape, generator=random) < density)
     program = budwood.compile(nn.Sequential(layer, nn.ReLU()).eval(), example=torch.zeros(1, inputs, 28, 28))
     (row,) = [row for row in program.profile(batch=1, rounds=1).rows if row.op == "Conv"]
-    assert f"{density:.0%}"[:1] in row.reason and "by the model" in row.reason
+    assert "by the model" in row.reason
     return row.kernel
 
 
@@ -39,3 +39,16 @@ def test_one_border_that_falls_with_the_inputs_of_a_row(
     border = sum(k == "sparse" for k in found)
     assert found == ["sparse"] * border + ["dense"] * (len(found) - border)
     assert least <= border / len(found) <= most
+
+
+class Unshuffled(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return nn.functional.pixel_unshuffle(x, 2).relu()
+
+
+def test_copies_are_sparse_whatever_they_cost() -> None:
+    """Four inputs and one weight a row, so dense would be the faster; but a NaN beside may not come in."""
+    x = torch.randn(1, 8, 12, 12, generator=torch.Generator().manual_seed(0))
+    x[0, 3, 4, 5] = torch.nan
+    program = budwood.compile(Unshuffled(), example=x)
+    torch.testing.assert_close(program(x), Unshuffled()(x), equal_nan=True)

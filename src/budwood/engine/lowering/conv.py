@@ -18,9 +18,9 @@ from .operand import Operand, PhaseView, conv_taps, dealt_out, operand, taps
 
 Kind = Literal["sparse", "dense"]
 
-# What the kernels take, as shares of what the dense one takes for a vector of pixels and a weight (measured, see
-# benchmarks/choice.py): a multiply-add of the sparse one, which has a load for each, and of which the weight and its
-# place are some more; and, for each row and block of inputs, that a sum is loaded and stored and the row found to end.
+# What the sparse kernel takes, where the dense one takes 1 for a weight and a vector of pixels (measured, see
+# benchmarks/choice.py): for each non-zero, and for its weight and place some more; for a row of a block for each vector,
+# whose sum is loaded and stored, and at its end.
 _LOAD, _SUM, _ROW = 1.13, 2.0, 16.0
 WIDEST = 14
 DENSE_WIDEST = 8
@@ -69,7 +69,7 @@ def _add(context: Context, node: Conv, source: Operand, out: View, flops: float)
         reads.append(residual)
     density = float(np.count_nonzero(node.weight)) / node.weight.size
     share = sparse_share(source, out, density, node.groups)
-    kind: Kind = "sparse" if share < 1 else "dense"
+    kind: Kind = "sparse" if share < 1 or _deals_out(node) else "dense"
     reason = f"{density:.0%} of the weights left, sparse by the model {share:.2f} times dense"
     if kind == "sparse" and not near(source):
         kind, reason = "dense", f"{density:.0%} of the weights left, too far apart for 16 bits"
