@@ -19,8 +19,8 @@ from .operand import Operand, PhaseView, conv_taps, dealt_out, operand, taps
 Kind = Literal["sparse", "dense"]
 
 # What the sparse kernel takes, where the dense one takes 1 for a weight and a vector of pixels (measured, see
-# benchmarks/choice.py): for each non-zero, and for its weight and place some more; for a row of a block for each vector,
-# whose sum is loaded and stored, and at its end.
+# benchmarks/choice.py): for each non-zero and vector, its weight and place coming on top; for a row of a block for each
+# vector, whose sum is loaded and stored, and once, at its end.
 _LOAD, _SUM, _ROW = 1.13, 2.0, 16.0
 WIDEST = 14
 DENSE_WIDEST = 8
