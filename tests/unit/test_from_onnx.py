@@ -403,7 +403,8 @@ def agrees_with_eager(module: nn.Module, size: int, dynamo: bool, folder: Path) 
     with torch.no_grad():
         wanted = module.double()(x)
     (found,) = interpret(graph, x)
-    assert ((found - wanted).norm() / wanted.norm()).item() < 1e-6
+    # The exporters fold batch norm, and round to float32.
+    assert ((found - wanted).norm() / wanted.norm()).item() < 1e-5
     return path
 
 
@@ -444,7 +445,8 @@ OF_TIMM = ("legacy_seresnet18", "mobilenetv1_100", "resnet18d", "tf_efficientnet
 @pytest.mark.parametrize("name", sorted((*QUICK, *OF_TIMM)))
 def test_a_family(name: str, dynamo: bool, tmp_path: Path) -> None:
     """A small network of each, every number at random: the graph in float64, and the program that is made of it."""
-    size = 96 if name == "inception_v3" else 64
+    # Below 224 px the two would be pooled to more pixels than there are, which the exporters cannot say.
+    size = {"alexnet": 224, "inception_v3": 96, "vgg11_bn": 224}.get(name, 64)
     module = timm.create_model(name) if name in OF_TIMM else classifier(name)
     randomize(module, 0, torch.randn(4, 3, size, size, generator=torch.Generator().manual_seed(0)))
     path = agrees_with_eager(module, size, dynamo, tmp_path)
