@@ -215,5 +215,5 @@ def arrange(buffers: list[Buffer]) -> int:
         end[n] = -(-(buffer.offset + buffer.floats) // _ALIGN) * _ALIGN
     floats = int(end.max(initial=0))
     if floats >= _MOST:
-        raise UserError(f"the network's values would take {floats * 4 / 2**30:,.0f} GB; give smaller images")
+        raise UserError(f"the network's values would take {floats * 4 / 1e9:,.0f} GB; give smaller images")
     return floats

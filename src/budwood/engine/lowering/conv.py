@@ -19,9 +19,9 @@ from .operand import Operand, PhaseView, conv_taps, dealt_out, operand, taps
 Kind = Literal["sparse", "dense"]
 
 # What the sparse kernel takes, where the dense one takes 1 for a weight and a vector of pixels (measured, see
-# benchmarks/choice.py): for each non-zero and vector, its weight and place coming on top; for a row of a block for each
-# vector, whose sum is loaded and stored, and once, at its end.
-_LOAD, _SUM, _ROW = 1.13, 2.0, 16.0
+# benchmarks/choice.py): for a non-zero and a vector, the loads of its weight and place included; for a row of a block
+# and a vector, a sum that is loaded and stored, and the row's end; and the inputs that a block has at most.
+_NON_ZERO, _ROW, _BLOCK = 1.33, 4.3, 100
 WIDEST = 14
 DENSE_WIDEST = 8
 # Vectors that a block of inputs may take (measured): as many as the first-level cache holds (48 KB, 768 lines, shared
@@ -68,9 +68,11 @@ def _add(context: Context, node: Conv, source: Operand, out: View, flops: float)
         residual = context.view(node.inputs[1])
         reads.append(residual)
     density = float(np.count_nonzero(node.weight)) / node.weight.size
-    share = sparse_share(source, out, density, node.groups)
-    kind: Kind = "sparse" if share < 1 or _deals_out(node) else "dense"
+    share = sparse_share(density, node.weight[0].size)
+    kind: Kind = "sparse" if share < 1 else "dense"
     reason = f"{density:.0%} of the weights left, sparse by the model {share:.2f} times dense"
+    if _deals_out(node):
+        kind, reason = "sparse", "copies"
     if kind == "sparse" and not near(source):
         kind, reason = "dense", f"{density:.0%} of the weights left, too far apart for 16 bits"
     info = StepInfo(node.name, "Conv", kind, reason, context.shape(node.name), 1 - density, flops)
@@ -112,8 +114,17 @@ def _lower_phases(context: Context, node: Conv) -> None:
         _add(context, node, source, PhaseView(view.buffer, number, shape[0], len(sources)), flops)
 
 
-def _cut(source: Operand, out: View, density: float, kind: Kind) -> tuple[int, int, NDArray[np.int64]]:
-    """The widest tile, that of this layout, and the blocks of inputs."""
+def sparse_share(density: float, inputs: int) -> float:
+    """What the sparse kernel takes of the dense one's time where a row has so many inputs, by a model of both.
+
+    It looks at nothing that differs from plan to plan: an image gets the same kernels, and the same 0 x NaN, whatever
+    batch it comes in.
+    """
+    return _NON_ZERO * density + _ROW / min(inputs, _BLOCK)
+
+
+def tiling(source: Operand, out: View, density: float, kind: Kind) -> dict[str, Any]:
+    """How a kernel goes over the operands of `out`: their `offsets`, the `widest` tile, the `blocks` of inputs."""
     layout = out.buffer.layout
     assert layout is not None
     widest = DENSE_WIDEST if kind == "dense" else WIDEST
@@ -121,20 +132,7 @@ def _cut(source: Operand, out: View, density: float, kind: Kind) -> tuple[int, i
     lines = source.lines(tile)
     each = density * len(source.taps) / lines  # non-zeros of a row for each vector
     budget = _DENSE_LINES if kind == "dense" else next(most for least, most in _LINES if each >= least)
-    return widest, tile, blocks(source.channels, len(source.taps), lines, budget)
-
-
-def sparse_share(source: Operand, out: View, density: float, groups: int) -> float:
-    """What the sparse kernel takes of the dense one's time, by a model of both: see `_LOAD`."""
-    _, tile, cut = _cut(source, out, density, "sparse")
-    inputs = source.channels * len(source.taps) / groups
-    sums = max((len(cut) - 1) / groups, 1) / inputs
-    return _LOAD * density * (1 + 1.25 / tile) + sums * (_SUM + _ROW / tile)
-
-
-def tiling(source: Operand, out: View, density: float, kind: Kind) -> dict[str, Any]:
-    """How a kernel goes over the operands of `out`: their `offsets`, the `widest` tile, the `blocks` of inputs."""
-    widest, _, cut = _cut(source, out, density, kind)
+    cut = blocks(source.channels, len(source.taps), lines, budget)
     return {"offsets": np.ascontiguousarray(source.offsets().ravel()), "widest": widest, "blocks": cut}
 
 

@@ -103,9 +103,17 @@ Seconds = dict[str, tuple[float, float]]
 _here: dict[tuple[Path, str], Seconds] = {}
 
 
+KERNELS = 2
+"""Raised where they or their tilings change so much that other times are to be expected."""
+
+
+def _name(isa: str) -> str:
+    return f"{machine()}, {isa}, kernels {KERNELS}"
+
+
 def known(isa: str) -> Seconds:
     """What was measured on this machine with an instruction set."""
-    path, name = file(), f"{machine()}, {isa}"
+    path, name = file(), _name(isa)
     if (path, name) not in _here:
         _here[path, name] = _read(path).get(name, {})
     return _here[path, name]
@@ -113,7 +121,7 @@ def known(isa: str) -> Seconds:
 
 def _remembered(isa: str, key: str, seconds: tuple[float, float]) -> tuple[float, float]:
     """What is kept from now on: the same, or what another process has measured meanwhile."""
-    path, name = file(), f"{machine()}, {isa}"
+    path, name = file(), _name(isa)
     with suppress(UserError, OSError):  # a cache that cannot be written: then for this process alone
         path.parent.mkdir(parents=True, exist_ok=True)
         with locked(path.with_suffix(".lock"), wait=True):
