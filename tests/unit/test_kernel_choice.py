@@ -54,16 +54,3 @@ def test_every_plan_of_a_program_takes_the_same_kernels() -> None:
         program = budwood.compile(network, example=torch.zeros(1, 16, 56, 56))
         kernels = [[row.kernel for row in program.plan(images).steps if row.op == "Conv"] for images in (1, 4, 16)]
         assert kernels[0] == kernels[1] == kernels[2] and len(kernels[0]) == 4
-
-
-class Unshuffled(nn.Module):
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return nn.functional.pixel_unshuffle(x, 2).relu()
-
-
-def test_copies_are_sparse_whatever_they_cost() -> None:
-    """Four inputs and one weight a row, so dense would be the faster; but a NaN beside may not come in."""
-    x = torch.randn(1, 8, 12, 12, generator=torch.Generator().manual_seed(0))
-    x[0, 3, 4, 5] = torch.nan
-    program = budwood.compile(Unshuffled(), example=x)
-    torch.testing.assert_close(program(x), Unshuffled()(x), equal_nan=True)

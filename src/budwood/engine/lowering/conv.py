@@ -53,12 +53,16 @@ def lower_conv(context: Context, node: Conv) -> None:
     return None
 
 
+def _only_moves(node: Conv) -> bool:
+    """Whether it makes no sums, but copies and constants. The sparse kernel does that without a look at what lies
+    beside, where a zero is no weight, and a NaN may not be taken in."""
+    return bool((np.count_nonzero(node.weight.reshape(len(node.weight), -1), axis=1) <= 1).all())
+
+
 def _deals_out(node: Conv) -> bool:
-    """Whether it puts each pixel of a window into a channel of its own (space to depth): no sum, but copies, which the
-    sparse kernel makes without a look at what lies beside."""
-    kernels = node.weight.reshape(len(node.weight), -1)
-    alone = bool((np.count_nonzero(kernels, axis=1) == 1).all())
-    return alone and len(kernels) > node.groups and node.stride == node.weight.shape[2:] != (1, 1)
+    """Whether it puts each pixel of a window into a channel of its own: space to depth."""
+    window = node.weight.shape[2:]
+    return _only_moves(node) and len(node.weight) > node.groups and node.stride == window != (1, 1)
 
 
 def _add(context: Context, node: Conv, source: Operand, out: View, flops: float) -> None:
@@ -71,7 +75,7 @@ def _add(context: Context, node: Conv, source: Operand, out: View, flops: float)
     share = sparse_share(density, node.weight[0].size)
     kind: Kind = "sparse" if share < 1 else "dense"
     reason = f"{density:.0%} of the weights left, sparse by the model {share:.2f} times dense"
-    if _deals_out(node):
+    if _only_moves(node):
         kind, reason = "sparse", "copies"
     if kind == "sparse" and not near(source):
         kind, reason = "dense", f"{density:.0%} of the weights left, too far apart for 16 bits"
