@@ -394,7 +394,7 @@ def exported(module: nn.Module, size: int, dynamo: bool, folder: Path) -> Path:
     return file
 
 
-def agrees_with_eager(module: nn.Module, size: int, dynamo: bool, folder: Path) -> Path:
+def agrees_with_eager(module: nn.Module, size: int, dynamo: bool, folder: Path, bound: float = 1e-6) -> Path:
     """The file; the module is in float64 afterwards."""
     pytest.importorskip("onnxscript")
     x = torch.rand(3, 3, size, size, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
@@ -403,8 +403,7 @@ def agrees_with_eager(module: nn.Module, size: int, dynamo: bool, folder: Path) 
     with torch.no_grad():
         wanted = module.double()(x)
     (found,) = interpret(graph, x)
-    # The exporters fold batch norm, and round to float32.
-    assert ((found - wanted).norm() / wanted.norm()).item() < 1e-5
+    assert ((found - wanted).norm() / wanted.norm()).item() < bound
     return path
 
 
@@ -449,7 +448,9 @@ def test_a_family(name: str, dynamo: bool, tmp_path: Path) -> None:
     size = {"alexnet": 224, "inception_v3": 96, "vgg11_bn": 224}.get(name, 64)
     module = timm.create_model(name) if name in OF_TIMM else classifier(name)
     randomize(module, 0, torch.randn(4, 3, size, size, generator=torch.Generator().manual_seed(0)))
-    path = agrees_with_eager(module, size, dynamo, tmp_path)
+    # The exporters fold batch norm and round to float32, which comes to 1.5e-6 there.
+    bound = 2e-6 if name == "tf_efficientnet_lite0" else 1e-6
+    path = agrees_with_eager(module, size, dynamo, tmp_path, bound)
     x = torch.randn(5, 3, size, size, generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
         wanted = module(x.double())
