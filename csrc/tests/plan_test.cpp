@@ -276,13 +276,15 @@ constexpr int kThreadsOfChild = 1;
 constexpr int kThreadsOfChild = 3;
 #endif
 
-// A child of a process whose pool is at work. It uses a plan that nobody was running when it was made.
-void test_fork(const Kernels& k, const Network& network, const std::vector<float>& expected) {
+// A child of a process whose pool is at work. Nothing but the main thread allocates meanwhile: the allocator of the
+// address sanitizer does not survive a fork while another thread is in it.
+void test_fork(const Network& network, const std::vector<float>& expected) {
   std::atomic<bool> stop{false};
-  const Network other(k);
+  std::atomic<int64_t> loops{0}, items{0};
   std::thread busy([&] {
-    while (!stop) other.run(3);
+    for (; !stop; ++loops) ThreadPool::instance().run(3, 60, 1, [&](int64_t begin, int64_t end) { items += end - begin; });
   });
+  while (loops < 1000) std::this_thread::yield();
   for (int child = 0; child < 5; ++child) {
     const pid_t id = fork();
     if (id == 0) _exit(same(network.run(kThreadsOfChild), expected) && same(network.run(1), expected) ? 0 : 1);
@@ -292,6 +294,7 @@ void test_fork(const Kernels& k, const Network& network, const std::vector<float
   }
   stop = true;
   busy.join();
+  if (items != 60 * loops) fail("a loop lost items while its process forked");
   if (!same(network.run(3), expected)) fail("other bits after forks");
 }
 
@@ -490,7 +493,7 @@ int main() {
     test_threads(network, expected);
     test_allocations(network);
     test_callers(network, expected);
-    if (!std::getenv("BUDWOOD_NO_FORK")) test_fork(set.kernels, network, expected);
+    if (!std::getenv("BUDWOOD_NO_FORK")) test_fork(network, expected);
     const int made = Fuzz(set.kernels, 5).run(20000);
     std::printf("%s: %d of 20000 random steps were possible\n", set.name, made);
   }
