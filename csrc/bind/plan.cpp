@@ -154,6 +154,7 @@ void add_plan(nanobind::module_& module) {
            },
            arg("arena"), arg("first"), arg("last"), arg("inputs"), arg("outputs"), arg("threads"), arg("timed"));
   plan.def("run", &Program::run, arg("inputs"), arg("outputs"), arg("threads"), arg("timed"));
+  plan.def("run_each", &Program::run_each, arg("inputs"), arg("outputs"), arg("pieces"), arg("threads"));
   add_steps(plan);
   add_more_steps(plan);
   add_training_conv(plan);

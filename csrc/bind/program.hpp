@@ -69,17 +69,25 @@ class Program {
   int64_t floats() const { return plan_.arena_floats(); }
   int64_t lanes() const { return plan_.kernels().lanes; }
 
-  // inputs and outputs: float32 [images, ...] arrays, of `sizes` floats each, checked by the caller in Python too.
+  // inputs and outputs: float32 [images, ...] arrays.
   std::vector<double> run(const std::vector<Input>& inputs, const std::vector<Output>& outputs, int threads, bool timed) {
-    std::vector<const float*> in;
-    std::vector<float*> out;
-    if (inputs.size() != in_floats.size() || outputs.size() != out_floats.size()) refuse("wrong number of inputs or outputs");
-    for (size_t i = 0; i < inputs.size(); ++i) in.push_back(numbers<const float>(inputs[i], "input ", i, in_floats[i]));
-    for (size_t i = 0; i < outputs.size(); ++i) out.push_back(numbers<float>(outputs[i], "output ", i, out_floats[i]));
+    const auto in = each<const float>(inputs, "input ", in_floats, 1);
+    const auto out = each<float>(outputs, "output ", out_floats, 1);
     std::vector<double> seconds(timed ? plan_.steps() : 0, 0.0);
     nanobind::gil_scoped_release unlocked;
     plan_.run(in.data(), out.data(), threads, timed ? seconds.data() : nullptr);
     return seconds;
+  }
+
+  // The same for so many pieces one after the other: [pieces * images, ...] arrays.
+  void run_each(const std::vector<Input>& inputs, const std::vector<Output>& outputs, int64_t pieces, int threads) {
+    if (pieces < 1) refuse("there is no piece to run");
+    const auto in = each<const float>(inputs, "input ", in_floats, pieces);
+    const auto out = each<float>(outputs, "output ", out_floats, pieces);
+    std::vector<Plan::Arrays> arrays;
+    for (int64_t p = 0; p < pieces; ++p) arrays.push_back({in.data() + p * inputs.size(), out.data() + p * outputs.size()});
+    nanobind::gil_scoped_release unlocked;
+    plan_.run_each(arrays, threads);
   }
 
   // Turns [first, last) of the order, in an arena that was taken. What none of them uses may be left out.
@@ -127,12 +135,26 @@ class Program {
     if (!set) refuse("no instruction set '" + isa + "' here");
     return set->kernels;
   }
+  // Where each piece of each array begins, piece after piece.
   template <class T>
-  static T* numbers(const auto& array, const char* what, size_t number, int64_t floats) {
+  static std::vector<T*> each(const auto& arrays, const char* what, const std::vector<int64_t>& floats, int64_t pieces) {
+    if (arrays.size() != floats.size()) refuse("wrong number of inputs or outputs");
+    std::vector<T*> begins;
+    for (size_t i = 0; i < arrays.size(); ++i) {
+      T* const begin = numbers<T>(arrays[i], what, i, floats[i], pieces);
+      begins.resize(arrays.size() * pieces);  // now that there is an array of so many
+      for (int64_t p = 0; p < pieces; ++p) begins[p * arrays.size() + i] = begin + p * floats[i];
+    }
+    return begins;
+  }
+  template <class T>
+  static T* numbers(const auto& array, const char* what, size_t number, int64_t floats, int64_t pieces = 1) {
     const bool aligned = reinterpret_cast<uintptr_t>(array.data()) % alignof(float) == 0;
-    if (array.dtype() != nanobind::dtype<float>() || !c_contiguous(array) || !aligned ||
-        static_cast<int64_t>(array.size()) != floats)
-      refuse(what + std::to_string(number) + " must be C-contiguous, aligned float32 of " + std::to_string(floats) + " numbers");
+    const auto size = static_cast<int64_t>(array.size());
+    if (array.dtype() != nanobind::dtype<float>() || !c_contiguous(array) || !aligned || size % pieces != 0 ||
+        size / pieces != floats)
+      refuse(what + std::to_string(number) + " must be C-contiguous, aligned float32 of " + std::to_string(floats) +
+             " numbers" + (pieces > 1 ? " for each of " + std::to_string(pieces) + " pieces" : ""));
     return static_cast<T*>(array.data());
   }
 

@@ -104,6 +104,14 @@ void Plan::run(const float* const* inputs, float* const* outputs, int threads, d
   keep_arena(std::move(arena));
 }
 
+void Plan::run_each(std::span<const Arrays> pieces, int threads) const {
+  const auto count = static_cast<int64_t>(pieces.size()), whole = threads > 1 ? count / threads * threads : 0;
+  ThreadPool::instance().run(threads, whole, 1, [&](int64_t begin, int64_t end) {
+    for (const Arrays& piece : pieces.subspan(begin, end - begin)) run(piece.inputs, piece.outputs, 1);
+  });
+  for (const Arrays& piece : pieces.subspan(whole)) run(piece.inputs, piece.outputs, threads);
+}
+
 void Plan::run_turns(const Arena& arena, int64_t first, int64_t last, const float* const* inputs,
                      float* const* outputs, int threads, double* seconds) const {
   using Clock = std::chrono::steady_clock;

@@ -3,6 +3,7 @@
 #include <cstdint>
 #include <memory>
 #include <mutex>
+#include <span>
 #include <stdexcept>
 #include <string>
 #include <vector>
@@ -104,6 +105,14 @@ class Plan {
   // Thread-safe: each call takes an arena of its own, kept for later calls. `seconds`, if given, gets the time of
   // each step added up over its groups.
   void run(const float* const* inputs, float* const* outputs, int threads, double* seconds = nullptr) const;
+
+  // The same for each of these, in any order. Every thread takes whole ones while there is one for each, so that a core
+  // reads what it wrote itself; what is left over is shared within the steps.
+  struct Arrays {
+    const float* const* inputs;
+    float* const* outputs;
+  };
+  void run_each(std::span<const Arrays> pieces, int threads) const;
 
   // The turns from number `first` to `last` - 1 of the order, in an arena that no other call uses meanwhile.
   void run_turns(const Arena& arena, int64_t first, int64_t last, const float* const* inputs, float* const* outputs,

@@ -19,7 +19,7 @@ from ..core.errors import UserError
 from ..core.registry import backends as registry
 from ..core.registry import sources
 from ..engine import explain
-from ..engine.program import CHUNKS, Program, default_threads
+from ..engine.program import Program, default_threads
 from ..models.network import Network, open_network
 from ..prune.allocation import densities
 from .common import Batch, Seconds, Size, Threads, checked_sparsity, print_json, say
@@ -131,8 +131,8 @@ def _label(share: float, allocation: str) -> str:
 
 def _profile(module: nn.Module, size: int, batch: int, threads: int) -> explain.Profile:
     """Of the largest plan that such a batch is cut into."""
-    images = next(chunk for chunk in CHUNKS if chunk <= batch)
-    return Program.from_module(module, torch.zeros(2, 3, size, size), threads).profile(images)
+    program = Program.from_module(module, torch.zeros(2, 3, size, size), threads)
+    return program.profile(next(chunk for chunk in program.chunks if chunk <= batch))
 
 
 def _print(model: str, rows: Sequence[LatencyRow]) -> None:

@@ -34,6 +34,13 @@ class Plan:
         threads: int,
         timed: bool,
     ) -> list[float]: ...
+    def run_each(
+        self,
+        inputs: Sequence[NDArray[float32]],
+        outputs: Sequence[NDArray[float32]],
+        pieces: int,
+        threads: int,
+    ) -> None: ...
     def take(self) -> Arena: ...
     def free_arenas(self) -> None: ...
     def run_turns(

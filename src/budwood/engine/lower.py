@@ -297,6 +297,12 @@ class Lowered:
         """Fills the outputs, [images, ...] each; with `timed` the seconds of every step."""
         return self.plan.run(list(inputs), list(outputs), threads, timed)
 
+    def run_each(
+        self, inputs: Sequence[NDArray[np.float32]], outputs: Sequence[NDArray[np.float32]], pieces: int, threads: int
+    ) -> None:
+        """The same for arrays [pieces * images, ...]: a thread takes whole pieces while there is one for each."""
+        self.plan.run_each(list(inputs), list(outputs), pieces, threads)
+
 
 def _ordered(graph: Graph, images: int, lanes: int) -> Graph:
     """The nodes in an order that changes as rarely as it can between steps for few images and for many.

@@ -9,15 +9,17 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterator, Sequence
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ..core.errors import UserError
 from . import explain
-from .graph import Array, Graph, Shape, Softmax
+from .graph import Array, Conv, Graph, Linear, Shape, Softmax
 from .lower import Lowered, lower
 from .native import instruction_set
+from .storage import is_vector
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -27,7 +29,12 @@ if TYPE_CHECKING:
     from ..core.task import Preprocessing
 
 CHUNKS = (16, 4, 1)
-"""A batch is cut into pieces of these sizes, largest first; each has a plan of its own, made at its first use."""
+"""A batch is cut into pieces of these sizes, largest first; each has a plan of its own, made at its first use.
+
+Sixteen only for networks of `_MANY` weights in layers on vectors: every piece reads them all, and no cache keeps them
+from one to the next. For others four images fill the vectors as well, and leave more pieces for threads to take.
+"""
+_MANY = 4 << 20
 
 
 class Program:
@@ -120,13 +127,25 @@ class Program:
         return made[0] if len(made) == 1 else made
 
     def run(self, inputs: Sequence[Array]) -> list[Array]:
-        """The outputs for C-contiguous float32 arrays [N, *shape], one for each of the graph's inputs."""
+        """The outputs for C-contiguous float32 arrays [N, *shape], one for each of the graph's inputs.
+
+        How a batch is cut depends on nothing but its size and the graph, so the bits are the same from any number of
+        threads.
+        """
         count = len(inputs[0])
         outputs = [np.empty((count, *shape), np.float32) for shape in self.output_shapes]
-        for start, size in pieces(count):
-            part = slice(start, start + size)
-            self.plan(size).run([x[part] for x in inputs], [y[part] for y in outputs], self.threads)
+        for start, size, number in pieces(count, self.chunks):
+            part = slice(start, start + size * number)
+            self.plan(size).run_each([x[part] for x in inputs], [y[part] for y in outputs], number, self.threads)
         return outputs
+
+    @cached_property
+    def chunks(self) -> tuple[int, ...]:
+        """Those of `CHUNKS` that its batches are cut into."""
+        layers = (
+            node for node in self.graph if isinstance(node, Conv | Linear) and is_vector(self.graph.shapes[node.name])
+        )
+        return CHUNKS if sum(np.count_nonzero(node.weight) for node in layers) >= _MANY else CHUNKS[1:]
 
     def plan(self, images: int) -> Lowered:
         """The plan for exactly so many images, one of `CHUNKS`; made at the first call and kept."""
@@ -164,13 +183,14 @@ class Program:
         return load_program(path, threads=threads)
 
 
-def pieces(count: int) -> Iterator[tuple[int, int]]:
-    """(first image, number of images) of the pieces that a batch is cut into."""
+def pieces(count: int, chunks: Sequence[int] = CHUNKS) -> Iterator[tuple[int, int, int]]:
+    """(first image, images of a piece, number of pieces) of the pieces that a batch is cut into, the largest first."""
     start = 0
-    for size in CHUNKS:
-        while count - start >= size:
-            yield start, size
-            start += size
+    for size in chunks:
+        number = (count - start) // size
+        if number:
+            yield start, size, number
+        start += size * number
 
 
 def default_threads() -> int:
