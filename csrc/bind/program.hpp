@@ -6,6 +6,7 @@
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
 
+#include <algorithm>
 #include <array>
 #include <optional>
 #include <set>
@@ -81,9 +82,9 @@ class Program {
 
   // The same for so many pieces one after the other: [pieces * images, ...] arrays.
   void run_each(const std::vector<Input>& inputs, const std::vector<Output>& outputs, int64_t pieces, int threads) {
-    if (pieces < 1) refuse("there is no piece to run");
+    if (pieces < 1 || out_floats.empty() || std::ranges::min(out_floats) < 1) refuse("there is no piece to run");
+    const auto out = each<float>(outputs, "output ", out_floats, pieces);  // so there are arrays of so many pieces
     const auto in = each<const float>(inputs, "input ", in_floats, pieces);
-    const auto out = each<float>(outputs, "output ", out_floats, pieces);
     std::vector<Plan::Arrays> arrays;
     for (int64_t p = 0; p < pieces; ++p) arrays.push_back({in.data() + p * inputs.size(), out.data() + p * outputs.size()});
     nanobind::gil_scoped_release unlocked;
@@ -142,7 +143,7 @@ class Program {
     std::vector<T*> begins;
     for (size_t i = 0; i < arrays.size(); ++i) {
       T* const begin = numbers<T>(arrays[i], what, i, floats[i], pieces);
-      begins.resize(arrays.size() * pieces);  // now that there is an array of so many
+      begins.resize(arrays.size() * pieces);
       for (int64_t p = 0; p < pieces; ++p) begins[p * arrays.size() + i] = begin + p * floats[i];
     }
     return begins;

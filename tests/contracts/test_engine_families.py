@@ -86,7 +86,7 @@ def test_a_family_agrees_with_eager(name: str, sparsity: float) -> None:
 
 def relative_errors(name: str, sparsity: float, seed: int) -> tuple[float, float]:
     """Ours and eager's, to float64."""
-    x = example(name, 21 if name in OF_TIMM | DENSE_TOO else 5)  # in pieces of 16, 4 and 1, or 4 and 1
+    x = example(name, 21 if name in OF_TIMM | DENSE_TOO else 5)  # in pieces of 4 and 1, AlexNet's also of 16
     module = network(name, sparsity, x, seed)
     with torch.inference_mode():
         eager = module(x).numpy()

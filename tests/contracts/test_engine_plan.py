@@ -301,6 +301,13 @@ def test_pieces_want_arrays_that_fit() -> None:
     for pieces in (-(1 << 63), -3, 0, 1, 2, 4, 5, 12, 1 << 40, (1 << 63) - 1):
         with pytest.raises(ValueError, match=r"piece|must be"):
             plan.run_each(inputs, outputs, pieces, 2)
+    for empty in (_native.Plan(ISAS[0], 0, [], []), _native.Plan(ISAS[0], 0, [0], [0])):
+        nothing = [np.empty(0, np.float32)]
+        for pieces in (1, 1 << 62):
+            with pytest.raises(ValueError, match=r"no piece|wrong number"):
+                empty.run_each(nothing, nothing, pieces, 2)
+            with pytest.raises(ValueError, match=r"no piece|wrong number"):
+                empty.run_each([], [], pieces, 2)
     for wrong in ([x[:8] for x in inputs], [x[:11] for x in inputs], []):
         with pytest.raises((ValueError, TypeError)):
             plan.run_each(wrong, outputs, 3, 2)

@@ -311,10 +311,11 @@ def test_memory_does_not_grow(graph: Graph) -> None:
     assert resident() - before < 2 << 20
     x = images(21)
     # Callers side by side have an arena each, in whole pages of 2 MB, and no more however often they call.
-    arenas = sum(program.plan(size).arena_bytes + (2 << 20) for size in CHUNKS)
+    arenas = sum(program.plan(size).arena_bytes + (2 << 20) for size in program.chunks)
     with ThreadPoolExecutor(3) as pool:
         list(pool.map(program, [x] * 40))
-    assert resident() - before < 2 * arenas + (4 << 20)
+    # Three callers, of which one has the pool, and with it a second thread.
+    assert resident() - before < 4 * arenas + (4 << 20)
 
 
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="reads /proc")

@@ -11,6 +11,8 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from budwood.core.errors import UserError
 from budwood.engine import explain
@@ -79,7 +81,17 @@ def test_pieces_are_taken_greedily(count: int, sizes: list[int]) -> None:
     assert [start + size * n for start, size, number in found for n in range(number)] == list(
         np.cumsum([0, *sizes])[:-1]
     )
-    assert all(number for *_, number in found)
+    assert all(number == 1 for *_, number in found)
+
+
+@given(st.integers(0, 200), st.integers(1, 70), st.sampled_from([(16, 4, 1), (4, 1)]))
+def test_pieces_side_by_side_are_the_same_ones(count: int, most: int, chunks: tuple[int, ...]) -> None:
+    """Up to so many of a size together; how many does not change what they are."""
+    together = list(pieces(count, chunks, most))
+    assert all(1 <= number <= most for *_, number in together)
+    each = [(start + size * n, size) for start, size, number in together for n in range(number)]
+    assert each == [(start, size) for start, size, _ in pieces(count, chunks)]
+    assert sum(size for _, size in each) == count
 
 
 @pytest.mark.parametrize("threads", [1, 2, 3])
@@ -101,6 +113,22 @@ def test_sixteen_where_linear_layers_are_large(zeros: float) -> None:
     nodes = (Conv("c", ("x",), weight[..., None, None]), Flatten("f", ("c",)))
     assert Program(Graph(graph.inputs, nodes, ("f",))).chunks == ((4, 1) if zeros else (16, 4, 1))
     assert Program(Graph({"x": (2000, 2, 2)}, nodes[:1], ("c",))).chunks == (4, 1)
+
+
+def test_pieces_of_sixteen() -> None:
+    weight = np.random.default_rng(0).standard_normal((7, 600_000), np.float32)
+    nodes = (Conv("c", ("x",), np.ones((600, 1, 1, 1), np.float32)), Flatten("f", ("c",)), Linear("fc", ("f",), weight))
+    graph, x = (
+        Graph({"x": (1, 25, 40)}, nodes, ("fc",)),
+        np.random.default_rng(1).standard_normal((37, 1, 25, 40), np.float32),
+    )
+    assert Program(graph).chunks == (16, 4, 1)
+    made = [Program(graph, threads=threads).run([x])[0] for threads in (1, 2, 3)]
+    assert all(np.array_equal(made[0], other) for other in made[1:])
+    wanted = np.einsum(
+        "np,ocp->no", x.reshape(37, -1).astype(np.float64), weight.reshape(7, 600, 1000).astype(np.float64)
+    )
+    np.testing.assert_allclose(made[0], wanted, rtol=1e-4, atol=1e-4 * np.abs(wanted).max())
 
 
 def test_the_same_kind_comes_out(program: Program) -> None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterator, Sequence
-from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -31,8 +30,8 @@ if TYPE_CHECKING:
 CHUNKS = (16, 4, 1)
 """A batch is cut into pieces of these sizes, largest first; each has a plan of its own, made at its first use.
 
-Sixteen only for networks of `_MANY` weights in layers on vectors: every piece reads them all, and no cache keeps them
-from one to the next. For others four images fill the vectors as well, and leave more pieces for threads to take.
+Sixteen only for networks of `_MANY` non-zero weights in layers on vectors: every piece reads them all, and no cache
+keeps them from one to the next. Others run four images as fast, which leaves more pieces for threads to take.
 """
 _MANY = 4 << 20
 
@@ -62,6 +61,7 @@ class Program:
         self.threads = default_threads() if threads is None else _at_least_one(threads, "threads")
         if self.classes is not None and (len(graph.outputs) > 1 or self.output_shape[0] != len(self.classes)):
             raise ValueError(f"{len(self.classes)} class names for outputs of shape {self.output_shapes}")
+        self.chunks = _chunks(graph)
         self._plans: dict[int, Lowered] = {}
 
     @classmethod
@@ -134,18 +134,10 @@ class Program:
         """
         count = len(inputs[0])
         outputs = [np.empty((count, *shape), np.float32) for shape in self.output_shapes]
-        for start, size, number in pieces(count, self.chunks):
+        for start, size, number in pieces(count, self.chunks, self.threads):
             part = slice(start, start + size * number)
             self.plan(size).run_each([x[part] for x in inputs], [y[part] for y in outputs], number, self.threads)
         return outputs
-
-    @cached_property
-    def chunks(self) -> tuple[int, ...]:
-        """Those of `CHUNKS` that its batches are cut into."""
-        layers = (
-            node for node in self.graph if isinstance(node, Conv | Linear) and is_vector(self.graph.shapes[node.name])
-        )
-        return CHUNKS if sum(np.count_nonzero(node.weight) for node in layers) >= _MANY else CHUNKS[1:]
 
     def plan(self, images: int) -> Lowered:
         """The plan for exactly so many images, one of `CHUNKS`; made at the first call and kept."""
@@ -183,14 +175,21 @@ class Program:
         return load_program(path, threads=threads)
 
 
-def pieces(count: int, chunks: Sequence[int] = CHUNKS) -> Iterator[tuple[int, int, int]]:
-    """(first image, images of a piece, number of pieces) of the pieces that a batch is cut into, the largest first."""
+def pieces(count: int, chunks: Sequence[int] = CHUNKS, most: int = 1) -> Iterator[tuple[int, int, int]]:
+    """(first image, images of a piece, number of pieces) of what a batch is cut into: the largest pieces first, up to
+    `most` of a size together."""
     start = 0
     for size in chunks:
-        number = (count - start) // size
-        if number:
+        while count - start >= size:
+            number = min((count - start) // size, most)
             yield start, size, number
-        start += size * number
+            start += size * number
+
+
+def _chunks(graph: Graph) -> tuple[int, ...]:
+    """Those of `CHUNKS` that batches are cut into."""
+    layers = (node for node in graph if isinstance(node, Conv | Linear) and is_vector(graph.shapes[node.name]))
+    return CHUNKS if sum(np.count_nonzero(node.weight) for node in layers) >= _MANY else CHUNKS[1:]
 
 
 def default_threads() -> int:
