@@ -12,6 +12,7 @@ from budwood.core.mask import Mask
 from budwood.core.pruner import Plan
 from budwood.core.registry import methods, sources, tasks
 from budwood.core.task import SPLITS
+from budwood.testing.pruners import check_pruner
 
 EXAMPLES = re.findall(r"```python\n(.*?)```", (Path(__file__).parents[2] / "CONTRIBUTING.md").read_text(), re.DOTALL)
 
@@ -35,6 +36,13 @@ def test_a_method_and_a_source(members: dict[str, Any]) -> None:
     assert network.module(torch.zeros(2, 3, 32, 32)).shape == (2, 4)
     mask = members["coin"](sparsity=0.75).start(network.module, network.mask, Plan(1, 1))
     assert isinstance(mask, Mask) and mask.kept == network.mask.total // 4
+
+
+@pytest.mark.parametrize(
+    ("options", "sparsity"), [({}, 0.7), ({"pattern": "2:4"}, 0.5), ({"allocation": "erk", "pattern": "1x4"}, 0.7)]
+)
+def test_the_method_keeps_the_contract(members: dict[str, Any], options: dict[str, Any], sparsity: float) -> None:
+    check_pruner("coin", options, sparsity)
 
 
 def test_a_task(members: dict[str, Any], tmp_path: Path) -> None:

@@ -645,6 +645,8 @@ def test_the_average_of_a_training_comes_first(tmp_path: Path) -> None:
         ("- !GMPruningModifier\n- !ConstantPruningModifier\n", "gmp"),
         ("- !MagnitudePruningModifier\n- !GlobalMagnitudePruningModifier\n", "gmp"),
         ("- !MFACPruningModifier\n", "mfac"),
+        ("- !OBSPruningModifier\n- !ConstantPruningModifier\n", "obert"),
+        ("- !TopKASTPruningModifier\n", "topkast"),
         ("- !MFACPruningModifier\n- !GMPruningModifier\n", None),
         ("- !MovementPruningModifier\n", None),
         ("- !ConstantPruningModifier\n", None),

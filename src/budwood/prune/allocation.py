@@ -29,8 +29,9 @@ CONVENTIONS: dict[str, tuple[Part, ...]] = {
     "str": (),
     "uniform": ("first", "classifier", "depthwise"),
 }
-"""What stays dense unless told otherwise, as the methods' authors have it: global, ERK and STR prune every layer;
-uniform keeps the first convolution and the classifier (AC/DC), and the depthwise layers (Zhu & Gupta 2017)."""
+"""What stays dense unless told otherwise, as the methods' authors have it for a ResNet: global, ERK and STR prune every
+layer (RigL's MobileNets keep the first and the depthwise convolutions); uniform keeps the first convolution and the
+classifier (AC/DC), and the depthwise layers (Zhu & Gupta 2017)."""
 PATTERN_CONVENTION: tuple[Part, ...] = ("first", "depthwise")
 """What stays dense in any case where groups are pruned: three input channels, or one, make no group."""
 

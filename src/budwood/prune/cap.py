@@ -29,7 +29,8 @@ class CAPOptions(FisherOptions):
     block: int = Field(192, ge=1, le=4096)
     """Weights a Fisher block, rounded down to whole groups of the pattern."""
     dampening: float = Field(1e-5, gt=0, le=1e6)
-    """What is added to the Fisher matrix's diagonal. Its authors have 1e-8, with 4096 gradients of 128 images."""
+    """What is added to the Fisher matrix's diagonal. Its authors have 1e-8, with 4096 gradients of 128 images; this is
+    what oBERT, whose blocks are as small, does best with here (docs/results/methods.md), not tried for CAP."""
 
 
 @methods.register("cap")

@@ -45,6 +45,7 @@ class GMP(Gradual):
                 "their mask is made anew from the weights at every forward pass, so pruned weights may come back; here "
                 "they stay pruned",
                 "their curve reaches its end a sixtieth of the way later",
+                "their kernels are drawn by Kaiming's fan in, torchvision's by the fan out; no bias in the classifier",
             ),
         ),
     }  # fmt: skip

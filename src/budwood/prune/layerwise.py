@@ -149,7 +149,7 @@ class _Work:
 
         found = {}
         for name, part in self._each("pruned", settle, self.done + len(self.names)):
-            left = wanted(name) - int(part["kept"].sum())
+            left += counts[name] - int(part["kept"].sum())
             found[name] = (part["weight"], part["kept"])
         return found
 

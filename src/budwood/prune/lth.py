@@ -174,8 +174,7 @@ class LTH(Rounds):
 
     def load_state(self, state: Mapping[str, Tensor]) -> None:
         super().load_state(state)
-        for name, first in self.first_.items():
-            self.first_[name] = state.get(f"first.{name}", first).to(first.device)
+        self.first_ = {name: state.get(f"first.{name}", first).to(first.device) for name, first in self.first_.items()}
 
 
 def shuffled(found: Mask, given: Mask, seed: int) -> Mask:

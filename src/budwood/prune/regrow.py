@@ -44,7 +44,7 @@ class RegrowOptions(LayerOptions):
     """Steps between two moves, the first of which is at step 0. None for 100, as the authors have it, or fewer in a
     training so short that it would have less than ten moves (but not fewer than ten steps)."""
     end: float = Field(0.75, gt=0, le=1)
-    """Share of the training after which no weight moves."""
+    """Share of the training after which no weight moves. The authors have 25,000 of 32,000 steps, 0.78125."""
 
 
 class Regrow(Layered):

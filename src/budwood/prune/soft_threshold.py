@@ -86,6 +86,8 @@ class STR(Pruner):
             notes=(
                 "this weight decay and initial value lead to 90.23 %; the paper's appendix has those of the others",
                 "their learning rate changes once an epoch, here at every step",
+                "their kernels are drawn by Kaiming's fan in, torchvision's by the fan out, which this initial value's "
+                "sparsity depends on; their classifier has no bias",
             ),
         ),
         "mobilenetv1": Settings(

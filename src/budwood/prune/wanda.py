@@ -81,7 +81,7 @@ class Wanda(Scored):
             require_finite(name, scores[name])
             most = min(count + left, int(mask[name].sum()))
             entries[name] = best_of_rows(scores[name].cpu(), mask[name], most, pattern.size)
-            left = most - int(entries[name].sum())
+            left += count - int(entries[name].sum())
         return Mask(entries)
 
 

@@ -1,5 +1,6 @@
 """ExactOBS against plain linear algebra: what every removal costs is found by solving for the rest, again and again."""
 
+import itertools
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from budwood.prune.magnitude import Magnitude
 from budwood.prune.removal import Trace, trace
 from budwood.prune.sparsegpt import SparseGPT, sweep
 from budwood.prune.structure import parse
+from budwood.prune.wanda import Wanda
 from budwood.testing.pruners import sparse_mask, toy_data, toy_network
 from budwood.train.data import batches_from
 
@@ -409,6 +411,23 @@ def test_blocks_of_several_layers_are_exact_to_a_block_together(method: type[Lay
     mask = dense_mask(model).without(["0.weight"])
     found = method(0.7, options).start(model, mask, toy_plan())
     assert 0 <= round(0.3 * found.total) - found.kept < 4
+
+
+@pytest.mark.parametrize("method", [ExactOBS, SparseGPT, Wanda])
+def test_what_blocks_leave_goes_past_a_layer_that_is_dense(method: type[ExactOBS | SparseGPT | Wanda]) -> None:
+    """ERK leaves the two small layers dense; what the large ones lack for a whole block is not lost there."""
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Conv2d(4, 20, 3), nn.Conv2d(20, 4, 1), nn.Conv2d(4, 28, 3), nn.Conv2d(28, 4, 1), nn.Conv2d(4, 36, 3)
+    )
+    plan = Plan(0, 0, batches=lambda size, salt: itertools.repeat((torch.randn(size, 4, 9, 9), torch.zeros(size))))
+    options = {"allocation": "erk", "pattern": "1x4", "images": 8, "keep_dense": ()}
+    for percent in range(70, 81):
+        found = method(percent / 100, method.Options(**options)).start(
+            model, Mask.ones(prunable(model, head=True)), plan
+        )
+        wanted = found.total - round(percent / 100 * found.total)
+        assert 0 <= wanted - found.kept < 4, f"{wanted - found.kept} too few at {percent} %"
 
 
 @pytest.mark.parametrize("method", [ExactOBS, SparseGPT])

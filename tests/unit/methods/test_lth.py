@@ -260,7 +260,15 @@ class _Stop(Exception):
     pass
 
 
-@pytest.mark.parametrize("options", [{}, {"rewind_epoch": 1, "share": 0.5}, {"control": "random-reinit"}])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"rewind_epoch": 1, "share": 0.5},
+        {"control": "random-reinit"},
+        {"rewind_epoch": 1, "share": 0.5, "control": "random-reinit"},
+    ],
+)
 def test_gone_on_with_in_every_round(tmp_path: Path, options: dict[str, Any]) -> None:
     """Stopped after each step in turn, the rest is the same to the last bit."""
     sparsity = 0.75 if "rewind_epoch" in options else 0.7

@@ -35,6 +35,8 @@ METHODS = {
     "GlobalMagnitudePruningModifier": "gmp",
     "MagnitudePruningModifier": "gmp",
     "MFACPruningModifier": "mfac",
+    "OBSPruningModifier": "obert",
+    "TopKASTPruningModifier": "topkast",
 }
 """Of the recipe's modifiers: the method each is."""
 
