@@ -33,8 +33,8 @@ constexpr int64_t kParts = 8, kPart = 8;
 // far away.
 constexpr int64_t kFew = 2;
 
-// Non-zeros of a row above which its blocks are summed apart.
-constexpr int64_t kLong = 256;
+// Non-zeros of a row above which its blocks are summed apart, and of a row of a block: there it costs little.
+constexpr int64_t kLong = 256, kMany = 32;
 
 // [0, count) in `parts` parts of nearly the same size.
 std::vector<int64_t> split(int64_t count, int64_t parts) {
@@ -172,7 +172,8 @@ SparsePacking::SparsePacking(const ConvShape& shape, const std::vector<int64_t>&
 SparseConvStep::SparseConvStep(ConvShape shape, int64_t arena_floats, std::span<const int32_t> columns,
                                std::span<const int64_t> start)
     : ConvStep(std::move(shape), arena_floats, kSparseTile, 1),
-      apart_(static_cast<int64_t>(columns.size()) > kLong * shape_.out.channels),
+      apart_(static_cast<int64_t>(columns.size()) >
+             shape_.out.channels * std::min(kLong, kMany * static_cast<int64_t>(shape_.blocks.size() - 1))),
       packing_(shape_, part_, columns, start) {}
 
 SparseConvStep::SparseConvStep(ConvShape shape, int64_t arena_floats, int64_t weights_at,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, Literal
 
 import numpy as np
@@ -30,12 +31,18 @@ DENSE_WIDEST = 8
 _DENSE_LINES = 600
 _LINES = ((0.03, 650), (0.02, 750), (0.012, 900), (0.008, 1400), (0.005, 2000), (0.0, 2500))
 _ALONE = 1.4  # a single block may be so much larger: its sums are never loaded
+# Products that a block adds to a sum, one after the other: more would lose too many digits. It counts where tiles are
+# narrow, since the cache then holds more.
+_LONGEST = {"sparse": 64, "dense": 128}
 
 
-def blocks(channels: int, taps_per_channel: int, lines_per_channel: int, budget: int) -> NDArray[np.int64]:
-    """First operand of each block, then their number: whole channels, blocks of nearly the same size."""
-    most = max(budget // lines_per_channel, 1)
-    count = 1 if channels * lines_per_channel <= _ALONE * budget else -(-channels // most)
+def blocks(
+    channels: int, taps_per_channel: int, lines_per_channel: int, budget: int, longest: float = math.inf
+) -> NDArray[np.int64]:
+    """First operand of each block, then their number: whole channels, blocks of nearly the same size, of at most
+    `longest` operands if a channel has no more."""
+    size = max(lines_per_channel / budget, taps_per_channel / longest)  # of a channel, as a share of a block
+    count = 1 if channels * size <= _ALONE else -(-channels // max(int(1 / size), 1))
     return np.array([channels * b // count for b in range(count + 1)], np.int64) * taps_per_channel
 
 
@@ -136,7 +143,8 @@ def tiling(source: Operand, out: View, density: float, kind: Kind) -> dict[str, 
     lines = source.lines(tile)
     each = density * len(source.taps) / lines  # non-zeros of a row for each vector
     budget = _DENSE_LINES if kind == "dense" else next(most for least, most in _LINES if each >= least)
-    cut = blocks(source.channels, len(source.taps), lines, budget)
+    longest = _LONGEST[kind] / (density if kind == "sparse" else 1.0) if density else math.inf
+    cut = blocks(source.channels, len(source.taps), lines, budget, longest)
     return {"offsets": np.ascontiguousarray(source.offsets().ravel()), "widest": widest, "blocks": cut}
 
 
