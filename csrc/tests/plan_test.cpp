@@ -34,7 +34,7 @@ std::atomic<int64_t> allocations{0};
 
 }  // namespace
 
-#ifndef __SANITIZE_ADDRESS__  // which has operators of its own
+#if !BUDWOOD_ADDRESS_SANITIZER  // which has operators of its own
 // Not inlined: where it sees half of a pair, the compiler warns of two that do not belong together.
 [[gnu::noinline]] void* operator new(std::size_t bytes) {
   ++allocations;
@@ -302,7 +302,7 @@ void test_allocations(const Network& network) {
 }
 
 // The thread sanitizer cannot follow threads that a forked child starts.
-#ifdef __SANITIZE_THREAD__
+#if BUDWOOD_THREAD_SANITIZER
 constexpr int kThreadsOfChild = 1;
 #else
 constexpr int kThreadsOfChild = 3;

@@ -12,6 +12,23 @@
 
 #include "runtime/instruction_sets.hpp"
 
+// Which sanitizer is at work: GCC defines names, older Clangs answer a question.
+#ifdef __has_feature
+#define BUDWOOD_HAS(feature) __has_feature(feature)
+#else
+#define BUDWOOD_HAS(feature) 0
+#endif
+#if defined(__SANITIZE_ADDRESS__) || BUDWOOD_HAS(address_sanitizer)
+#define BUDWOOD_ADDRESS_SANITIZER 1
+#else
+#define BUDWOOD_ADDRESS_SANITIZER 0
+#endif
+#if defined(__SANITIZE_THREAD__) || BUDWOOD_HAS(thread_sanitizer)
+#define BUDWOOD_THREAD_SANITIZER 1
+#else
+#define BUDWOOD_THREAD_SANITIZER 0
+#endif
+
 namespace budwood::testing {
 
 constexpr float kCanary = 12345.0f;

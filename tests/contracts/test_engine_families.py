@@ -7,7 +7,6 @@ from collections.abc import Iterator
 
 import numpy as np
 import pytest
-import timm
 import torch
 from timm.models._efficientnet_blocks import InvertedResidual as TimmInvertedResidual
 from timm.models.resnet import BasicBlock as TimmBasicBlock
@@ -30,14 +29,11 @@ from torchvision.ops import SqueezeExcitation
 import budwood
 from budwood.bench.zeros import with_random_zeros
 from budwood.testing.engine import FLOOR, rms
-from budwood.testing.networks import CLASSIFIERS, QUICK, classifier, measure_statistics, randomize
+from budwood.testing.networks import CLASSIFIERS, OF_TIMM, QUICK, classifier, measure_statistics, randomize
 
 DENSE_TOO = {"resnet18", "mobilenet_v3_small", "shufflenet_v2_x0_5", "squeezenet1_1"}
 """Tested without zeros by default as well."""
 
-
-OF_TIMM = {"legacy_seresnet18", "mobilenetv1_100", "resnet18d", "tf_efficientnet_lite0"}
-"""Families that torchvision does not have."""
 
 COSTLY = {"wide_resnet50_2", "efficientnet_v2_s", "inception_v3"}
 """Left to the slow tests where a sibling is tested."""
@@ -48,13 +44,9 @@ def example(name: str, count: int) -> Tensor:
     return torch.randn(count, 3, size, size, generator=torch.Generator().manual_seed(0))
 
 
-def unpruned(name: str) -> nn.Module:
-    return timm.create_model(name) if name in OF_TIMM else classifier(name)
-
-
 def network(name: str, sparsity: float, x: Tensor, seed: int = 0) -> nn.Module:
     """Every number at random, zeros among them, and statistics that fit."""
-    module = with_random_zeros(randomize(unpruned(name), seed, x), sparsity, seed).eval()
+    module = with_random_zeros(randomize(classifier(name), seed, x), sparsity, seed).eval()
     measure_statistics(module, x, torch.Generator().manual_seed(seed))
     return module
 
@@ -169,4 +161,4 @@ def test_the_branches_are_the_networks() -> None:
     counts = {"resnet18": 8 + 3, "mobilenet_v2": 10, "efficientnet_b0": 16 + 9, "convnext_tiny": 18, "densenet121": 58}
     counts |= {"legacy_seresnet18": 8 + 8 + 3, "resnet18d": 8 + 3, "tf_efficientnet_lite0": 9}
     for name, count in counts.items():
-        assert len(list(branches(unpruned(name)))) == count, name
+        assert len(list(branches(classifier(name)))) == count, name

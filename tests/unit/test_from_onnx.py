@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import timm
 import torch
 from torch import nn
 
@@ -21,7 +20,7 @@ from budwood.core.errors import UserError
 from budwood.engine import graph as g
 from budwood.engine.from_onnx import graph_from_onnx
 from budwood.engine.interpret import interpret
-from budwood.testing.networks import QUICK, classifier, randomize
+from budwood.testing.networks import OF_TIMM, QUICK, classifier, randomize
 
 onnx = pytest.importorskip("onnx")
 from onnx import TensorProto, helper, numpy_helper  # noqa: E402
@@ -436,17 +435,14 @@ def test_a_small_network_of_everything(dynamo: bool, tmp_path: Path) -> None:
     agrees_with_eager(small, 24, dynamo, tmp_path)
 
 
-OF_TIMM = ("legacy_seresnet18", "mobilenetv1_100", "resnet18d", "tf_efficientnet_lite0")
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("dynamo", [False, True])
-@pytest.mark.parametrize("name", sorted((*QUICK, *OF_TIMM)))
+@pytest.mark.parametrize("name", sorted(QUICK | OF_TIMM))
 def test_a_family(name: str, dynamo: bool, tmp_path: Path) -> None:
     """A small network of each, every number at random: the graph in float64, and the program that is made of it."""
     # Below 224 px the two would be pooled to more pixels than there are, which the exporters cannot say.
     size = {"alexnet": 224, "inception_v3": 96, "vgg11_bn": 224}.get(name, 64)
-    module = timm.create_model(name) if name in OF_TIMM else classifier(name)
+    module = classifier(name)
     randomize(module, 0, torch.randn(4, 3, size, size, generator=torch.Generator().manual_seed(0)))
     # The exporters fold batch norm and round to float32, which comes to 1.5e-6 there.
     bound = 2e-6 if name == "tf_efficientnet_lite0" else 1e-6

@@ -36,6 +36,8 @@ QUICK = {
     "wide_resnet50_2",
 }
 """A small one of each family; the others take minutes together."""
+OF_TIMM = {"legacy_seresnet18", "mobilenetv1_100", "resnet18d", "tf_efficientnet_lite0"}
+"""A small one of each family that torchvision does not have."""
 _OPTIONS = {
     "googlenet": {"init_weights": False, "transform_input": True},
     "inception_v3": {"init_weights": False, "transform_input": True},
@@ -43,7 +45,11 @@ _OPTIONS = {
 
 
 def classifier(name: str) -> nn.Module:
-    """The network without weights, with whatever it does to its input."""
+    """The network without weights, with whatever it does to its input: torchvision's, or one of `OF_TIMM`."""
+    if name in OF_TIMM:
+        import timm
+
+        return timm.create_model(name)  # type: ignore[no-any-return]
     return torchvision.models.get_model(name, weights=None, **_OPTIONS.get(name, {}))
 
 
