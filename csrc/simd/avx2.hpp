@@ -43,6 +43,24 @@ inline Vec gather(const float* base, const int* index, Vec fill) {
   const __m256i wanted = _mm256_cmpgt_epi32(at, _mm256_set1_epi32(-1));
   return _mm256_mask_i32gather_ps(fill, base, at, _mm256_castsi256_ps(wanted), 4);
 }
+// For j in [0, kDealt), lane i of vector j is base[index[i] + j * step], or fill's lane i where index[i] < 0; step 1 to kDealtStep.
+// Each lane's pixels are loaded side by side and transposed.
+constexpr int kDealt = 4, kDealtStep = 2;
+inline void deal(const float* base, const int* index, int64_t step, Vec fill, float* out) {
+  const auto pixels = [&](int lane) {
+    if (index[lane] < 0) return _mm256_castps256_ps128(fill);
+    const float* at = base + index[lane];
+    return step == 1 ? _mm_loadu_ps(at) : _mm_shuffle_ps(_mm_loadu_ps(at), _mm_loadu_ps(at + 3), _MM_SHUFFLE(3, 1, 2, 0));
+  };
+  const auto pair = [&](int k) { return _mm256_insertf128_ps(_mm256_castps128_ps256(pixels(k)), pixels(k + 4), 1); };
+  const __m256 p[4] = {pair(0), pair(1), pair(2), pair(3)};
+  const __m256d a = _mm256_castps_pd(_mm256_unpacklo_ps(p[0], p[1])), b = _mm256_castps_pd(_mm256_unpacklo_ps(p[2], p[3]));
+  const __m256d c = _mm256_castps_pd(_mm256_unpackhi_ps(p[0], p[1])), d = _mm256_castps_pd(_mm256_unpackhi_ps(p[2], p[3]));
+  store(out, _mm256_castpd_ps(_mm256_unpacklo_pd(a, b)));
+  store(out + kLanes, _mm256_castpd_ps(_mm256_unpackhi_pd(a, b)));
+  store(out + 2 * kLanes, _mm256_castpd_ps(_mm256_unpacklo_pd(c, d)));
+  store(out + 3 * kLanes, _mm256_castpd_ps(_mm256_unpackhi_pd(c, d)));
+}
 using Permutation = __m256i;
 inline Permutation permutation(const int* index) { return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(index)); }
 // Lane i is v's lane index[i], or fill's lane i where index[i] < 0.

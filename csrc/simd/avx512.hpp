@@ -36,6 +36,39 @@ inline Vec gather(const float* base, const int* index, Vec fill) {
   const __m512i at = _mm512_loadu_si512(index);
   return _mm512_mask_i32gather_ps(fill, _mm512_cmpge_epi32_mask(at, _mm512_setzero_si512()), at, base, 4);
 }
+// For j in [0, kDealt), lane i of vector j is base[index[i] + j * step], or fill's lane i where index[i] < 0; step 1 to kDealtStep.
+// Each lane's pixels are loaded side by side and transposed.
+constexpr int kDealt = 8, kDealtStep = 4;
+inline void deal(const float* base, const int* index, int64_t step, Vec fill, float* out) {
+  const int end = static_cast<int>(7 * step + 1);
+  const __m512i place = _mm512_mullo_epi32(_mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 0, 1, 2, 3, 4, 5, 6, 7), _mm512_set1_epi32(static_cast<int>(step)));
+  __m512 pair[8];  // the eight pixels of lanes k and k + 8
+  if (step <= 2) {
+    const __m512i wanted = _mm512_mask_add_epi32(place, 0xFF00, place, _mm512_set1_epi32(16));
+    const auto pixels = [&](int lane) { return index[lane] < 0 ? fill : load_first(base + index[lane], end); };
+    for (int k = 0; k < 8; ++k) pair[k] = _mm512_permutex2var_ps(pixels(k), wanted, pixels(k + 8));
+  } else {
+    const auto pixels = [&](int lane) {
+      if (index[lane] < 0) return fill;
+      return _mm512_permutex2var_ps(load(base + index[lane]), place, load_first(base + index[lane] + kLanes, end - kLanes));
+    };
+    for (int k = 0; k < 8; ++k) pair[k] = _mm512_shuffle_f32x4(pixels(k), pixels(k + 8), 0x44);
+  }
+  __m512d four[8];  // vectors j and j + 4 in lanes 0-3 and 8-11 (the last four: 4-7 and 12-15) of each half
+  for (int h = 0; h < 2; ++h)
+    for (int odd = 0; odd < 2; ++odd) {
+      const __m512 *p = pair + 4 * h;
+      const __m512d a = _mm512_castps_pd(odd ? _mm512_unpackhi_ps(p[0], p[1]) : _mm512_unpacklo_ps(p[0], p[1]));
+      const __m512d b = _mm512_castps_pd(odd ? _mm512_unpackhi_ps(p[2], p[3]) : _mm512_unpacklo_ps(p[2], p[3]));
+      four[4 * h + 2 * odd] = _mm512_unpacklo_pd(a, b);
+      four[4 * h + 2 * odd + 1] = _mm512_unpackhi_pd(a, b);
+    }
+  const __m512i low = _mm512_setr_epi64(0, 1, 8, 9, 4, 5, 12, 13), high = _mm512_setr_epi64(2, 3, 10, 11, 6, 7, 14, 15);
+  for (int j = 0; j < 4; ++j) {
+    store(out + j * kLanes, _mm512_castpd_ps(_mm512_permutex2var_pd(four[j], low, four[4 + j])));
+    store(out + (j + 4) * kLanes, _mm512_castpd_ps(_mm512_permutex2var_pd(four[j], high, four[4 + j])));
+  }
+}
 struct Permutation {
   __m512i lanes;
   __mmask16 wanted;

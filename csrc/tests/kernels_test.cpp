@@ -17,19 +17,21 @@ const Limits kLimits[] = {{-kInf, kInf}, {0, kInf}, {-0.5f, 0.75f}};
 
 void test_repack(const Kernels& k, Random& random) {
   const int64_t L = k.lanes, floats = 10 * L, pitch = floats + 3;
-  for (int64_t channels : {0, 1, 5}) {
-    auto from = random.floats(channels * pitch + floats);
+  for (int64_t channels : {0, 1, 5, 1, 5, 1, 5}) {
+    const auto from = random.floats(channels ? (channels - 1) * pitch + floats : 0);  // and nothing behind them
     std::vector<int32_t> index;
     std::vector<MoveRun> runs;
     int64_t to = 0;
-    for (int32_t kind : {MoveRun::copy, MoveRun::permute, MoveRun::merge, MoveRun::gather, MoveRun::fill, MoveRun::permute, MoveRun::merge, MoveRun::merge}) {
-      const int64_t count = kind == MoveRun::merge ? runs.back().count : kind == MoveRun::gather ? 1 : 1 + random.below(3);
-      const int64_t step = random.below(3 * L);
+    for (int32_t kind : {MoveRun::copy, MoveRun::permute, MoveRun::merge, MoveRun::gather, MoveRun::fill, MoveRun::permute, MoveRun::merge, MoveRun::merge, MoveRun::gather, MoveRun::gather}) {
+      const bool gather = kind == MoveRun::gather;
+      const int64_t step = gather ? random.below(6) : random.below(3 * L), most = gather ? 1 + (floats - 1) / std::max<int64_t>(step, 1) : 3;
+      const int64_t count = kind == MoveRun::merge ? runs.back().count : 1 + random.below(std::min<int64_t>(most, 3 * L));
       if (kind == MoveRun::merge) to = runs.back().to;
-      runs.push_back({kind, static_cast<int32_t>(runs.size()), count, to, random.below(floats - 2 * step - L), step});
+      runs.push_back({kind, static_cast<int32_t>(runs.size()), count, to, gather ? 0 : random.below(floats - 2 * step - L), step});
       to += count * L;
+      const int64_t last = gather ? floats - (count - 1) * step : L;
       for (int64_t l = 0; l < L; ++l)
-        index.push_back(static_cast<int32_t>(random.chance(0.3) ? -1 : random.below(kind == MoveRun::gather ? floats : L)));
+        index.push_back(static_cast<int32_t>(random.chance(0.3) ? -1 : random.chance(0.2) ? last - 1 : random.below(last)));
     }
     const int64_t made = to;
     Target out(channels * (made + 5) + made);
@@ -44,7 +46,7 @@ void test_repack(const Kernels& k, Random& random) {
             float& v = wanted[m.to + i * L + l];
             if (m.kind == MoveRun::copy) v = from[first + l];
             else if (m.kind == MoveRun::fill) v = fill;
-            else if (at >= 0) v = from[m.kind == MoveRun::gather ? c * pitch + at : first + at];
+            else if (at >= 0) v = from[first + at];
             else if (m.kind != MoveRun::merge) v = fill;
           }
       for (int64_t at = 0; at < made; ++at) out.expect(c * (made + 5) + at, wanted[at], 0, label("repack", {channels, at}));

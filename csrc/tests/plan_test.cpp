@@ -103,8 +103,10 @@ std::vector<Move> whole_rows(const Map& m) {
 void test_runs() {
   Random random(7);
   const int64_t lanes = 4;
-  const std::vector<int32_t> index{0, 1, 2, 3, -1, -1, -1, -1, 3, -1, 0, 2, -1, 0, -1, 0};
-  int64_t fewer = 0;
+  std::vector<int32_t> index{0, 1, 2, 3, -1, -1, -1, -1, 3, -1, 0, 2, -1, 0, -1, 0};
+  for (int32_t i = 0; i < 6; ++i)  // vectors that gathers walk along
+    for (int32_t at : {40, 7, 100, 9}) index.push_back(at == 7 && i < 3 ? -1 : at + 2 * i);
+  int64_t fewer = 0, walks = 0, walked = 0;
   for (int n = 0; n < 3000; ++n) {
     std::vector<Move> moves;
     std::vector<int64_t> row{0};
@@ -112,10 +114,12 @@ void test_runs() {
     for (int64_t r = 0, to = 0, from = 0; r < rows; ++r) {
       for (int64_t v = random.below(9), kind = 0, entry = 0, merges = 0; v > 0; --v) {
         if (random.chance(0.3)) kind = random.below(3), entry = random.below(4), merges = random.below(3), from = 100 + random.below(9);
+        if (kind == 2 && random.chance(0.7)) entry = entry < 4 || entry > 8 ? 4 : entry + 1, merges = 0;
         if (random.chance(0.1)) to += lanes;
         moves.push_back({kind == 2 ? Move::gather : static_cast<int32_t>(kind), static_cast<int32_t>(entry), to, from});
         for (int64_t m = 0; m < merges; ++m)
           moves.push_back({Move::merge, static_cast<int32_t>((entry + m) % 4), to, from + m + (random.chance(0.1) ? 5 : 0)});
+        walks += kind == 2 && merges == 0 && entry > 4;
         to += lanes, from += lanes * (r + 1);
       }
       row.push_back(static_cast<int64_t>(moves.size()));
@@ -130,17 +134,28 @@ void test_runs() {
         for (int64_t i = 0; i < runs[k].count; ++i) {
           const bool fill = runs[k].kind == MoveRun::fill;
           found.push_back({fill ? Move::permute : runs[k].kind, fill ? 1 : runs[k].index, runs[k].to + i * lanes, runs[k].from + i * runs[k].step});
+          if (runs[k].kind == MoveRun::gather) walked += i > 0;
         }
       // Vectors in their order, the moves of one vector in theirs.
       std::stable_sort(found.begin(), found.end(), [](const Move& a, const Move& b) { return a.to < b.to; });
-      const bool same = std::equal(wanted.begin(), wanted.end(), found.begin(), found.end(), [](const Move& a, const Move& b) {
-        const bool from = a.kind == Move::gather || (a.kind == Move::permute && a.index == 1) || a.from == b.from;
-        return a.kind == b.kind && (a.kind == Move::copy || a.index == b.index) && a.to == b.to && from;
+      const bool same = std::equal(wanted.begin(), wanted.end(), found.begin(), found.end(), [&](const Move& a, const Move& b) {
+        if (a.to != b.to) return false;
+        if (a.kind == Move::gather) {  // the same pixels; of none it is a fill, as a permutation of none is
+          if (a.index == 1) return b.kind == Move::permute && b.index == 1;
+          for (int64_t l = 0; l < lanes; ++l) {
+            const int64_t at = index[a.index * lanes + l], of = index[b.index * lanes + l];
+            if (at < 0 ? of >= 0 : of < 0 || at != b.from + of) return false;
+          }
+          return b.kind == Move::gather;
+        }
+        const bool from = (a.kind == Move::permute && a.index == 1) || a.from == b.from;
+        return a.kind == b.kind && (a.kind == Move::copy || a.index == b.index) && from;
       });
       if (!same) fail(label("runs of other moves", {n, static_cast<int64_t>(r)}));
     }
   }
   if (fewer < 1000) fail("runs: hardly any vectors were alike");
+  if (walked < walks / 4) fail(label("runs: hardly any gather walks on", {walked, walks}));
 }
 
 void refused(const char* what, const std::vector<Move>& moves, const std::vector<int64_t>& row) {
