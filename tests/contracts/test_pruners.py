@@ -80,7 +80,7 @@ class Late(Magnitude):
         super().start(model, mask, plan)
         return mask
 
-    def finish(self, model: nn.Module, mask: Mask) -> Mask:
+    def finish(self, model: nn.Module, mask: Mask, step: int) -> Mask:
         found = self.prune_to(model, mask, self.sparsity)
         found.apply_(model)
         return found

@@ -143,8 +143,9 @@ class Pruner:
 
     Life of a method inside `train.fit`, step by step (`fit` documents the order it keeps):
     `start` once; then per step `forward_weights` inside every forward pass, `backward` around the passes,
-    `update` with the gradients in place, `applies_gradient` before the optimizer; `finish` once.
-    `__init__` only stores; what is learned or counted lives in attributes saved by `state`.
+    `update` with the gradients in place, `applies_gradient` before the optimizer; after each epoch `finish`, on a copy.
+    A function is told the step it is called for, 0-based, in a run that goes on as well, so that no method counts.
+    `__init__` only stores; what is learned lives in attributes saved by `state`.
     """
 
     tags: ClassVar[Tags] = Tags(density="given")
@@ -210,8 +211,8 @@ class Pruner:
         """Name -> the weight the forward pass uses in place of the stored one, differentiable; None for none."""
         return None
 
-    def backward(self, model: nn.Module, mask: Mask, closure: Callable[[], Tensor]) -> Tensor:
-        """Leave the step's gradients in place and return the loss. `closure()` does one forward and backward
+    def backward(self, model: nn.Module, mask: Mask, step: int, closure: Callable[[], Tensor]) -> Tensor:
+        """Leave the gradients of `step` in place and return the loss. `closure()` does one forward and backward
         pass of this step's batch and adds to the gradients; CrAM and SAM-like methods call it twice."""
         return closure()
 
@@ -233,8 +234,9 @@ class Pruner:
         """Parameters of the method's own, trained with the network's."""
         return []
 
-    def finish(self, model: nn.Module, mask: Mask) -> Mask:
-        """The final mask. May write final weights into `model`, which after this is a plain network."""
+    def finish(self, model: nn.Module, mask: Mask, step: int) -> Mask:
+        """The final mask, if `step` was the last. May write final weights into `model`, which after this is a plain
+        network."""
         return mask
 
     def state(self) -> dict[str, Tensor]:

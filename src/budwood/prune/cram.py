@@ -5,7 +5,7 @@ drawn anew each time; CrAM+ adds g itself. The network is pruned when it is fini
 made anew.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Annotated
 
 import torch
@@ -75,13 +75,13 @@ class CrAM(Scored):
             self.levels_ = [self.sparsity]
         for level in (self.sparsity, *self.levels_):
             self.prune_to(model, mask, level)  # what cannot be reached is refused now and not at the end
-        self.plan_, self.passes_ = plan, 0
+        self.plan_ = plan
         return mask
 
     def scores(self, model: nn.Module, mask: Mask, sparsity: float, step: int) -> dict[str, Tensor]:
         return magnitude(model, self.layers(model, mask))
 
-    def backward(self, model: nn.Module, mask: Mask, closure: Callable[[], Tensor]) -> Tensor:
+    def backward(self, model: nn.Module, mask: Mask, step: int, closure: Callable[[], Tensor]) -> Tensor:
         """The loss of the dense pass. Buffers, so the statistics of batch norm, are that pass's alone."""
         loss = closure()
         parameters = [p for p in model.parameters() if p.grad is not None]
@@ -91,7 +91,7 @@ class CrAM(Scored):
             for parameter, gradient in zip(parameters, clean, strict=True):
                 parameter.add_(gradient, alpha=self.options.rho)
                 _gradient(parameter).zero_()
-        compressed = self.prune_to(model, mask, self._level())
+        compressed = self.prune_to(model, mask, self._level(step))
         compressed.apply_(model)
         closure()
         compressed.apply_to_gradients_(model)
@@ -108,22 +108,14 @@ class CrAM(Scored):
         """C lies in the mask, so that pruned weights are zero in both passes."""
         return False
 
-    def _level(self) -> float:
-        """The sparsity of C in this step."""
-        random = self.plan_.random(self.passes_)
-        self.passes_ += 1
-        return self.levels_[int(torch.randint(len(self.levels_), (), generator=random))]
+    def _level(self, step: int) -> float:
+        """The sparsity of C at `step`."""
+        return self.levels_[int(torch.randint(len(self.levels_), (), generator=self.plan_.random(step)))]
 
-    def finish(self, model: nn.Module, mask: Mask) -> Mask:
+    def finish(self, model: nn.Module, mask: Mask, step: int) -> Mask:
         found = self.prune_to(model, mask, self.sparsity)
         found.apply_(model)
         return found
-
-    def state(self) -> dict[str, Tensor]:
-        return {"passes": torch.tensor(self.passes_)}
-
-    def load_state(self, state: Mapping[str, Tensor]) -> None:
-        self.passes_ = int(state["passes"])
 
 
 def _gradient(parameter: nn.Parameter) -> Tensor:

@@ -67,7 +67,6 @@ class Rounds(Layered):
         self.place_ = functools.partial(cycles.place, length=length, steps_per_epoch=plan.steps_per_epoch)
         self.skip_ = cycles.skip * plan.steps_per_epoch
         self.first_ = {name: value.detach().clone() for name, value in model.state_dict().items()}
-        self.next_ = 0
         return mask
 
     def ticket(self, model: nn.Module, mask: Mask, done: int) -> Mask:
@@ -86,7 +85,6 @@ class Rounds(Layered):
         return which if place == self.skip_ else 0
 
     def update(self, model: nn.Module, mask: Mask, step: int, batch: tuple[Tensor, Tensor]) -> Mask:
-        self.next_ = step + 1
         done = self._begins(step)
         return self.ticket(model, mask, done) if done else mask
 
@@ -99,12 +97,6 @@ class Rounds(Layered):
     def applies_gradient(self, step: int) -> bool:
         """Not in a step between two trainings: its gradient is that of the weights before they were rewound."""
         return self._begins(step) == 0
-
-    def state(self) -> dict[str, Tensor]:
-        return {"next": torch.tensor(self.next_)}
-
-    def load_state(self, state: Mapping[str, Tensor]) -> None:
-        self.next_ = int(state["next"])
 
 
 @methods.register("lth")
@@ -151,9 +143,9 @@ class LTH(Rounds):
     def settled(self, step: int) -> bool:
         return self.place_(step)[0] == len(self.levels_)
 
-    def backward(self, model: nn.Module, mask: Mask, closure: Callable[[], Tensor]) -> Tensor:
+    def backward(self, model: nn.Module, mask: Mask, step: int, closure: Callable[[], Tensor]) -> Tensor:
         """Before the pass, which moves the statistics of batch norm: what to rewind to is kept, if this is the time."""
-        if self.skip_ and self.next_ == self.skip_:
+        if self.skip_ and step == self.skip_:
             self.first_ = {name: value.detach().clone() for name, value in model.state_dict().items()}
         return closure()
 
@@ -169,12 +161,12 @@ class LTH(Rounds):
         return found
 
     def state(self) -> dict[str, Tensor]:
-        kept = self.first_ if self.skip_ and self.next_ > self.skip_ else {}
-        return super().state() | {f"first.{name}": value for name, value in kept.items()}
+        """What to rewind to, unless it is what the network comes with."""
+        return {} if self.first_ is self.new_ else {f"first.{name}": value for name, value in self.first_.items()}
 
     def load_state(self, state: Mapping[str, Tensor]) -> None:
-        super().load_state(state)
-        self.first_ = {name: state.get(f"first.{name}", first).to(first.device) for name, first in self.first_.items()}
+        if state:
+            self.first_ = {name: state[f"first.{name}"].to(first.device) for name, first in self.first_.items()}
 
 
 def shuffled(found: Mask, given: Mask, seed: int) -> Mask:

@@ -84,12 +84,12 @@ class PretrainedLTH(Rounds):
         self.rewind(model, found)
         return found
 
-    def finish(self, model: nn.Module, mask: Mask) -> Mask:
+    def finish(self, model: nn.Module, mask: Mask, step: int) -> Mask:
         """The ticket as it would be if the training that is under way ended here. A classifier that was made anew, and
         so has no pretrained weights to go back to (the mask does not name it), stays as it was trained."""
         head = head_of(model)
         trained = copy.deepcopy(model.get_submodule(head).state_dict())
-        found = self.ticket(model, mask, self.place_(self.next_ - 1)[0] + 1)
+        found = self.ticket(model, mask, self.place_(step)[0] + 1)
         if f"{head}.weight" not in mask:
             model.get_submodule(head).load_state_dict(trained)
         return found

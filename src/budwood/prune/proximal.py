@@ -55,7 +55,6 @@ class Proximal(Scored):
         self.strength_ = self.options.strength
         if self.strength_ is None:
             self.strength_ = self._largest_pruned(model, mask) / max(sum(self.rates_), 1e-12)
-        self.next_ = 0
         return mask
 
     def _largest_pruned(self, model: nn.Module, mask: Mask) -> float:
@@ -69,34 +68,34 @@ class Proximal(Scored):
     def settled(self, step: int) -> bool:
         return step >= self.at_
 
-    def backward(self, model: nn.Module, mask: Mask, closure: Callable[[], Tensor]) -> Tensor:
+    def backward(self, model: nn.Module, mask: Mask, step: int, closure: Callable[[], Tensor]) -> Tensor:
         """The proximal step of the step before comes first, so that the gradient is that of the shrunk weights."""
-        self._shrink(model, mask)
+        self._shrink(model, mask, step - 1)
         return closure()
 
     def update(self, model: nn.Module, mask: Mask, step: int, batch: tuple[Tensor, Tensor]) -> Mask:
-        self.next_ = step + 1
         return self.prune_to(model, mask, self.sparsity) if step == self.at_ else mask
 
     def looks_at_gradients(self, step: int) -> bool:
         return False
 
-    def finish(self, model: nn.Module, mask: Mask) -> Mask:
+    def finish(self, model: nn.Module, mask: Mask, step: int) -> Mask:
         """While weights are still shrunk: the proximal step that has not been made yet, without a pruning."""
-        self._shrink(model, mask)
+        self._shrink(model, mask, step)
         return mask
 
     @torch.no_grad()
-    def _shrink(self, model: nn.Module, mask: Mask) -> None:
-        if 0 < self.next_ <= self.at_:
+    def _shrink(self, model: nn.Module, mask: Mask, step: int) -> None:
+        """The proximal step that follows the optimizer's at `step`."""
+        if 0 <= step < self.at_:
             for name in self.layers(model, mask):
-                proximal_(model.get_parameter(name), self.strength_ * self.rates_[self.next_ - 1])
+                proximal_(model.get_parameter(name), self.strength_ * self.rates_[step])
 
     def state(self) -> dict[str, Tensor]:
-        return {"next": torch.tensor(self.next_), "strength": torch.tensor(self.strength_, dtype=torch.float64)}
+        return {"strength": torch.tensor(self.strength_, dtype=torch.float64)}
 
     def load_state(self, state: Mapping[str, Tensor]) -> None:
-        self.next_, self.strength_ = int(state["next"]), float(state["strength"])
+        self.strength_ = float(state["strength"])
 
 
 def proximal_(weight: Tensor, amount: float) -> None:

@@ -182,7 +182,7 @@ class STR(Pruner):
         return self.met_ or step >= self.last_
 
     @torch.no_grad()
-    def finish(self, model: nn.Module, mask: Mask) -> Mask:
+    def finish(self, model: nn.Module, mask: Mask, step: int) -> Mask:
         weights = {name: model.get_parameter(name) for name in mask}
         move = self._lack(weights) if self.met_ else 0.0  # what the last step, or the average, moved
         for name, weight in self._thresholded(weights, move).items():

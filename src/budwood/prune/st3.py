@@ -72,7 +72,6 @@ class ST3(Layered):
         self._kept(model, mask, self.sparsity)  # what cannot be reached is refused now and not at the end
         self.already_ = mask.restricted(self.layers(model, mask)).sparsity
         self.moments_ = sorted(self.options.schedule.at(self.sparsity, plan.steps).items())
-        self.next_ = 0
         self.forward_: dict[str, Tensor] = {}
         return mask
 
@@ -84,32 +83,22 @@ class ST3(Layered):
     def settled(self, step: int) -> bool:
         return step >= self.moments_[-1][0]
 
-    def backward(self, model: nn.Module, mask: Mask, closure: Callable[[], Tensor]) -> Tensor:
+    def backward(self, model: nn.Module, mask: Mask, step: int, closure: Callable[[], Tensor]) -> Tensor:
         """The weights do not change between the parts of a batch: what goes forward is made once a step."""
-        self.forward_ = self._thresholded(model, mask, self.sparsity_at(self.next_))[0]
+        self.forward_ = self._thresholded(model, mask, self.sparsity_at(step))[0]
         return closure()
 
     def forward_weights(self, weights: Mapping[str, Tensor], mask: Mask) -> dict[str, Tensor]:
         """Exactly the thresholded values, with the derivative of `weights` (straight through)."""
         return {name: forward + (weights[name] - weights[name].detach()) for name, forward in self.forward_.items()}
 
-    def update(self, model: nn.Module, mask: Mask, step: int, batch: tuple[Tensor, Tensor]) -> Mask:
-        self.next_ = step + 1
-        return mask
-
     @torch.no_grad()
-    def finish(self, model: nn.Module, mask: Mask) -> Mask:
-        """What would go forward now, at the sparsity of the step that was made last."""
-        forward, kept = self._thresholded(model, mask, self.sparsity_at(max(self.next_ - 1, 0)))
+    def finish(self, model: nn.Module, mask: Mask, step: int) -> Mask:
+        """What would go forward now, at the sparsity of `step`."""
+        forward, kept = self._thresholded(model, mask, self.sparsity_at(step))
         for name, weight in forward.items():
             model.get_parameter(name).copy_(weight)
         return kept
-
-    def state(self) -> dict[str, Tensor]:
-        return {"next": torch.tensor(self.next_)}
-
-    def load_state(self, state: Mapping[str, Tensor]) -> None:
-        self.next_ = int(state["next"])
 
     def _kept(self, model: nn.Module, mask: Mask, sparsity: float) -> Mask:
         return self.select(self._sizes(model, mask), mask, sparsity)

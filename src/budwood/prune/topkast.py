@@ -78,14 +78,11 @@ class TopKAST(Layered):
         around = self.largest(model, mask, max(min(self.options.backward, self.sparsity), already))
         # A layer's whole weights are rounded for A and B apart; A lies in B in any case.
         self.backward_ = Mask({name: around[name] | forward[name] for name in mask})
-        self._use(forward, next(model.parameters()).device)
-
-    def _use(self, forward: Mapping[str, Tensor], device: torch.device) -> None:
+        device = next(model.parameters()).device
         self.forward_ = {name: kept.to(device) for name, kept in forward.items()}
-        self.due_ = False
 
-    def backward(self, model: nn.Module, mask: Mask, closure: Callable[[], Tensor]) -> Tensor:
-        if self.due_:
+    def backward(self, model: nn.Module, mask: Mask, step: int, closure: Callable[[], Tensor]) -> Tensor:
+        if step > 0 and step % self.options.every == 0:
             self._choose(model, mask)
         return closure()
 
@@ -100,13 +97,12 @@ class TopKAST(Layered):
             if weight.grad is not None:
                 more = torch.where(forward, 1.0, 1 / (1 - self.sparsity))
                 weight.grad.add_(weight * more, alpha=self.penalty_)
-        self.due_ = (step + 1) % self.options.every == 0
         return mask
 
     def trains(self, mask: Mask) -> Mask:
         return self.backward_
 
-    def finish(self, model: nn.Module, mask: Mask) -> Mask:
+    def finish(self, model: nn.Module, mask: Mask, step: int) -> Mask:
         found = self.largest(model, mask, self.sparsity)
         found.apply_(model)
         return found
@@ -114,10 +110,8 @@ class TopKAST(Layered):
     def state(self) -> dict[str, Tensor]:
         forward = {f"forward.{name}": kept for name, kept in self.forward_.items()}
         backward = {f"backward.{name}": self.backward_[name] for name in self.backward_}
-        return forward | backward | {"due": torch.tensor(self.due_)}
+        return forward | backward
 
     def load_state(self, state: Mapping[str, Tensor]) -> None:
-        device = next(iter(self.forward_.values())).device
-        self._use({name: state[f"forward.{name}"] for name in self.forward_}, device)
+        self.forward_ = {name: state[f"forward.{name}"].to(kept.device) for name, kept in self.forward_.items()}
         self.backward_ = Mask({name: state[f"backward.{name}"] for name in self.backward_})
-        self.due_ = bool(state["due"])

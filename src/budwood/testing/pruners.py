@@ -252,10 +252,10 @@ def _check_gradients(make: Make, traced: Trace, dense: Mask) -> None:
 
 def _spoilt(pruner: Pruner) -> Pruner:
     """With large random numbers for the gradients of pruned weights, at steps where the method does not look."""
-    backward, update, step = pruner.backward, pruner.update, 0
+    backward = pruner.backward
     random = torch.Generator().manual_seed(3)
 
-    def spoiling(model: nn.Module, mask: Mask, closure: Callable[[], Tensor]) -> Tensor:
+    def spoiling(model: nn.Module, mask: Mask, step: int, closure: Callable[[], Tensor]) -> Tensor:
         def spoil() -> Tensor:
             loss = closure()
             for name in mask if not pruner.looks_at_gradients(step) else ():
@@ -264,14 +264,9 @@ def _spoilt(pruner: Pruner) -> Pruner:
                     gradient.copy_(torch.where(mask[name], gradient, noise))
             return loss
 
-        return backward(model, mask, spoil)
+        return backward(model, mask, step, spoil)
 
-    def counting(model: nn.Module, mask: Mask, at: int, batch: tuple[Tensor, Tensor]) -> Mask:
-        nonlocal step
-        step = at + 1
-        return update(model, mask, at, batch)
-
-    pruner.backward, pruner.update = spoiling, counting  # type: ignore[method-assign, assignment]
+    pruner.backward = spoiling  # type: ignore[method-assign]
     return pruner
 
 

@@ -215,7 +215,7 @@ class Fit:
             group["lr"] = lr
         self.optimizer.zero_grad(set_to_none=True)
         self.way = self._why_not() or ENGINE
-        loss = float(self.pruner.backward(self.model, self.mask, lambda: self._pass(batch)))
+        loss = float(self.pruner.backward(self.model, self.mask, self.step, lambda: self._pass(batch)))
         self._count()
         if not math.isfinite(loss):
             raise UserError(f"the loss became {loss} at step {self.step}; lower the learning rate (--lr, now {lr:g})")
@@ -343,7 +343,7 @@ class Fit:
 
     def _close_epoch(self, epoch: int) -> None:
         deployed = copy.deepcopy(self.average if self.average is not None else self.model)
-        mask = self.pruner.finish(deployed, self.mask)
+        mask = self.pruner.finish(deployed, self.mask, self.step - 1)
         if mask is not self.mask:
             distributed.agree(mask)
         if self.pruner.tags.recalibrates:

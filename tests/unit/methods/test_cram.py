@@ -34,7 +34,7 @@ def test_one_step_by_hand(plus: bool, wanted: list[list[float]]) -> None:
 
     pruner = CrAM(0.5, CrAMOptions(rho=0.1, levels=(0.5,), plus=plus))
     pruner.start(layer, mask, Plan(1, 1))
-    assert float(pruner.backward(layer, mask, closure)) == 1.625
+    assert float(pruner.backward(layer, mask, 0, closure)) == 1.625
     assert torch.allclose(torch.tensor(seen), torch.tensor([[1.0, -0.5], [1.1, 0.0]]))
     assert torch.allclose(layer.weight.grad, torch.tensor(wanted))  # type: ignore[arg-type]
     assert layer.weight.tolist() == [[1.0, -0.5]]
@@ -71,7 +71,7 @@ def test_one_step_against_autograd_written_out() -> None:
         return loss.detach()
 
     model.zero_grad()
-    pruner.backward(model, mask, closure)
+    pruner.backward(model, mask, 0, closure)
     for name, parameter in model.named_parameters():
         wanted = clean[name] + second[name] * kept.get(name, 1.0)
         assert torch.allclose(parameter.grad, wanted, rtol=1e-6, atol=1e-9), name  # type: ignore[arg-type]
@@ -105,7 +105,7 @@ def test_running_statistics_are_those_of_a_dense_pass() -> None:
         loss.backward()
         return loss.detach()
 
-    pruner.backward(model, mask, closure)
+    pruner.backward(model, mask, 0, closure)
     plain(images)
     for (name, found), wanted in zip(model.named_buffers(), plain.buffers(), strict=True):
         assert torch.equal(found, wanted), name
@@ -118,7 +118,7 @@ def test_levels_are_drawn_alike_by_seed_and_all_of_them() -> None:
     def drawn(seed: int) -> list[float]:
         pruner = CrAM(0.5)
         pruner.start(layer, mask, Plan(1, 1, seed))
-        return [pruner._level() for _ in range(600)]
+        return [pruner._level(step) for step in range(600)]
 
     assert drawn(0) == drawn(0) != drawn(1)
     counts = collections.Counter(drawn(0))
@@ -141,7 +141,7 @@ def test_with_an_nm_pattern_that_is_the_compression() -> None:
         loss.backward()
         return loss.detach()  # type: ignore[union-attr]
 
-    pruner.backward(model, mask, closure)
+    pruner.backward(model, mask, 0, closure)
     assert seen == [[5, 1, 3, 2], [5, 0, 3, 0]]
     assert layer.weight.grad.flatten().tolist() == [2, 1, 2, 1]  # type: ignore[union-attr]
 
@@ -155,7 +155,7 @@ def test_pruned_at_once_it_is_better_than_after_plain_training() -> None:
         fitted = Fit(model, pruner, Mask.ones(prunable(model, head=True)), data, data, recipe).run()
         if not isinstance(pruner, CrAM):
             finisher = CrAM(0.9)
-            finisher.finish(model, fitted.mask)
+            finisher.finish(model, fitted.mask, 119)
         with torch.no_grad():
             losses.append(float(F.cross_entropy(model.eval()(data.tensors[0]), data.tensors[1])))
     assert losses[0] < 0.8 * losses[1]
@@ -169,5 +169,5 @@ def test_edges() -> None:
         CrAM(0.5).start(layer, sparse, Plan(1, 1))
     pruner = CrAM(0.75, CrAMOptions(levels=(0.5,)))
     pruner.start(layer, sparse, Plan(1, 1))
-    assert pruner._level() == 0.75, "a network that is sparser than a level is compressed no further"
-    assert CrAM(0.0).finish(layer, Mask.ones({"weight": layer.weight})).sparsity == 0
+    assert pruner._level(0) == 0.75, "a network that is sparser than a level is compressed no further"
+    assert CrAM(0.0).finish(layer, Mask.ones({"weight": layer.weight}), 0).sparsity == 0

@@ -61,10 +61,10 @@ def test_it_solves_a_lasso_of_one_dimension(middle: float, strength: float, curv
         return torch.zeros(())
 
     for step in range(pruner.at_):
-        pruner.backward(layer, mask, closure)
+        pruner.backward(layer, mask, step, closure)
         mask = pruner.update(layer, mask, step, BATCH)
         optimizer.step()
-    pruner.finish(layer, mask)
+    pruner.finish(layer, mask, pruner.at_ - 1)
     wanted = max(abs(middle) - strength / curve, 0.0) * (1 if middle > 0 else -1)
     assert float(layer.weight.detach()[0, 0]) == pytest.approx(wanted, abs=2e-3)
 
@@ -82,7 +82,7 @@ def test_one_step_of_the_loop_by_hand() -> None:
         return torch.zeros(())
 
     for step in range(4):
-        pruner.backward(layer, mask, closure)
+        pruner.backward(layer, mask, step, closure)
         mask = pruner.update(layer, mask, step, BATCH)
     assert torch.allclose(torch.tensor(seen), torch.tensor([[1.0, -0.05], [0.94, 0.0], [0.88, 0.0], [0.88, 0.0]]))
     assert mask["weight"].tolist() == [[True, False]], "pruned at step 2, half way; no shrinkage any more"
@@ -96,7 +96,7 @@ def test_the_default_strength_takes_the_weights_to_prune_to_zero_just_in_time() 
     pruner = Proximal(0.5)
     mask = pruner.start(layer, mask, Plan(1, 100, recipe=recipe))
     for step in range(71):
-        pruner.backward(layer, mask, lambda: torch.zeros(()))
+        pruner.backward(layer, mask, step, lambda: torch.zeros(()))
         mask = pruner.update(layer, mask, step, BATCH)
     assert torch.allclose(layer.weight.detach(), torch.tensor([[0.0, 0.0, 1.0, -2.0]]), atol=1e-4)
     assert mask["weight"].tolist() == [[False, False, True, True]]

@@ -56,9 +56,9 @@ class Watched(LTH):
         self.masks: list[Mask] = []
         return super().start(model, mask, plan)
 
-    def backward(self, model: nn.Module, mask: Mask, closure: Any) -> Tensor:
+    def backward(self, model: nn.Module, mask: Mask, step: int, closure: Any) -> Tensor:
         self.before.append(copy.deepcopy(model.state_dict()))
-        return super().backward(model, mask, closure)
+        return super().backward(model, mask, step, closure)
 
     def update(self, model: nn.Module, mask: Mask, step: int, batch: tuple[Tensor, Tensor]) -> Mask:
         trained = copy.deepcopy(model.state_dict())

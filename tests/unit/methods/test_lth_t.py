@@ -122,7 +122,7 @@ def test_finish_leaves_the_training_alone() -> None:
     with torch.no_grad():
         model.get_parameter(LAYER).mul_(1.5)
     deployed = copy.deepcopy(model)
-    found = pruner.finish(deployed, mask)
+    found = pruner.finish(deployed, mask, 0)
     assert torch.equal(model.get_parameter(LAYER), toy_network().get_parameter(LAYER) * 1.5)
     assert torch.equal(deployed.get_parameter(LAYER), toy_network().get_parameter(LAYER) * found[LAYER])
 

@@ -39,13 +39,13 @@ def test_one_forward_pass_by_hand() -> None:
         loss.backward()
         return loss.detach()
 
-    pruner.backward(layer, mask, closure)
+    pruner.backward(layer, mask, 0, closure)
     one, two = 1.01 / 0.91, 1.01 / 0.635
     wanted = torch.tensor([[3 * one, 0, 2 * one, one], [0, 0, 0, -4 * two]])
     assert torch.allclose(seen[0], wanted, rtol=1e-5)
     assert layer.weight.grad is not None
     assert layer.weight.grad.tolist() == [[0, 1, 2, 3], [4, 5, 6, 7]], "straight through, to pruned weights too"
-    assert pruner.finish(layer, mask)["weight"].tolist() == [[True, False, True, True], [False] * 3 + [True]]
+    assert pruner.finish(layer, mask, 0)["weight"].tolist() == [[True, False, True, True], [False] * 3 + [True]]
     assert torch.equal(layer.weight.detach(), seen[0])
 
 
@@ -77,8 +77,7 @@ def test_layers_are_compared_as_the_variant_says() -> None:
         options = ST3Options(schedule=Cubic(**AT_ONCE), scaled=True)
         pruner = ST3(1 / 11, options)
         pruner.start(model, mask, Plan(1, 1))
-        pruner.next_ = 1
-        found = pruner.finish(model, mask)
+        found = pruner.finish(model, mask, 0)
         assert found.counts() == ({"0.weight": 9, "1.weight": 1} if first_goes else {"0.weight": 10, "1.weight": 0})
 
 
@@ -90,7 +89,7 @@ def test_sigma_gives_each_layer_its_own_threshold() -> None:
     mask = Mask.ones({f"{i}.weight": model[i].weight for i in (0, 1)})
     pruner = ST3(1 / 17, ST3Options(schedule=Cubic(**AT_ONCE), scaled=True))
     pruner.start(model, mask, Plan(1, 1))
-    pruner.finish(model, mask)
+    pruner.finish(model, mask, 0)
     assert float(model[0].weight.detach()) == 0
     assert torch.allclose(model[1].weight, torch.full((4, 4), 1 - 0.2 * 2**0.5 / 8**0.5), rtol=1e-5)
 
@@ -159,7 +158,7 @@ def test_nothing_to_prune_and_too_sparse() -> None:
     layer, mask = linear([1.0, 2.0, 3.0, 4.0])
     pruner = ST3(0.0)
     pruner.start(layer, mask, Plan(2, 2))
-    assert pruner.finish(layer, mask) == mask and layer.weight.tolist() == [[1, 2, 3, 4]]
+    assert pruner.finish(layer, mask, 0) == mask and layer.weight.tolist() == [[1, 2, 3, 4]]
     sparse = Mask({"weight": torch.tensor([[True, True, False, False]])})
     with pytest.raises(UserError, match="already has"):
         ST3(0.25).start(layer, sparse, Plan(2, 2))

@@ -45,7 +45,7 @@ def test_one_update_by_hand() -> None:
     assert float(logit.grad) == pytest.approx(0.32)  # type: ignore[arg-type]
     torch.optim.SGD([*layer.parameters(), logit], lr=0.1).step()
     assert float(logit.detach()) == pytest.approx(math.log(0.25) - 0.032)
-    assert pruner.finish(layer, mask)["weight"].tolist() == [[True, False, True]]
+    assert pruner.finish(layer, mask, 0)["weight"].tolist() == [[True, False, True]]
 
 
 def decayed(first: float, recipe: Recipe, steps_per_epoch: int) -> list[float]:
@@ -178,7 +178,7 @@ def test_a_single_weight_can_be_ranked() -> None:
     pruner = STR(0.5)
     pruner.start(layer, mask, Plan(1, 1, recipe=Recipe(epochs=1)))
     pruner.update(layer, mask, 0, (torch.zeros(1), torch.zeros(1)))
-    assert pruner.finish(layer, mask).kept in (0, 1) and math.isfinite(pruner.parameters()[0].item())
+    assert pruner.finish(layer, mask, 0).kept in (0, 1) and math.isfinite(pruner.parameters()[0].item())
 
 
 def test_corrections_by_hand() -> None:
@@ -197,7 +197,7 @@ def test_corrections_by_hand() -> None:
         p.data.fill_(logit(0.01))
     pruner.update(layers, mask, 20, batch)
     assert pruner.parameters()[0].item() == pytest.approx(logit(0.01))
-    assert pruner.finish(copy.deepcopy(layers), mask).kept == 16, "before all of it is corrected it is as it is"
+    assert pruner.finish(copy.deepcopy(layers), mask, 20).kept == 16, "before all of it is corrected it is as it is"
     pruner.update(layers, mask, 30, batch)
     below, above = logit(0.3), logit(0.31)
     wanted = logit(0.01) + 0.25 * ((below + above) / 2 - logit(0.01))
@@ -206,11 +206,11 @@ def test_corrections_by_hand() -> None:
     state = {name: value.clone() for name, value in pruner.state().items()}
     pruner.update(layers, mask, 60, batch)
     assert [p.item() for p in pruner.parameters()] == [pytest.approx((below + above) / 2)] * 2
-    assert pruner.settled(60) and pruner.finish(copy.deepcopy(layers), mask).kept == 8
+    assert pruner.settled(60) and pruner.finish(copy.deepcopy(layers), mask, 60).kept == 8
     layers["a"].weight.data += 0.3  # the last step
-    assert pruner.finish(copy.deepcopy(layers), mask).kept == 8
+    assert pruner.finish(copy.deepcopy(layers), mask, 60).kept == 8
     pruner.load_state(state)
-    assert pruner.finish(copy.deepcopy(layers), mask).kept == 16
+    assert pruner.finish(copy.deepcopy(layers), mask, 30).kept == 16
 
 
 def test_with_a_start_of_one_s_own_nothing_is_corrected() -> None:
@@ -220,7 +220,7 @@ def test_with_a_start_of_one_s_own_nothing_is_corrected() -> None:
     pruner.start(layer, mask, Plan(10, 1, recipe=recipe))
     for step in range(10):
         pruner.update(layer, mask, step, (torch.zeros(1), torch.zeros(1)))
-    assert pruner.parameters()[0].item() == -50 and pruner.finish(layer, mask).kept == 8
+    assert pruner.parameters()[0].item() == -50 and pruner.finish(layer, mask, 9).kept == 8
 
 
 def test_crossing_is_the_quantile() -> None:

@@ -74,7 +74,7 @@ def test_a_and_b_are_chosen_before_the_pass_of_every_second_step() -> None:
             seen.append([weight.tolist()[0], pruner.trains(mask)["weight"].tolist()[0]])
             return weight.sum()
 
-        pruner.backward(layer, mask, one_pass)
+        pruner.backward(layer, mask, step, one_pass)
         pruner.update(layer, mask, step, BATCH)
         layer.weight.data = torch.tensor([[3.0, 1.0, -2.0, 9.0]])
     old, new = [True, True, True, False], [True, False, True, True]
@@ -85,7 +85,7 @@ def test_what_is_handed_over_is_a_of_the_last_weights() -> None:
     layer, mask, pruner = example(every=100)
     deployed = copy.deepcopy(layer)
     deployed.weight.data = torch.tensor([[3.0, 1.0, -2.0, 9.0]])
-    assert pruner.finish(deployed, mask)["weight"].tolist() == [[True, False, False, True]]
+    assert pruner.finish(deployed, mask, 0)["weight"].tolist() == [[True, False, False, True]]
     assert deployed.weight.tolist() == [[3, 0, 0, 9]] and layer.weight.tolist() == [[3, 1, -2, 0.5]]
 
 
