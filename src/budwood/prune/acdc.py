@@ -11,7 +11,6 @@ from ..core.mask import Mask
 from ..core.pruner import Plan, Settings, Tags
 from ..core.registry import methods
 from ..core.spec import Recipe
-from .score import magnitude
 from .scored import Scored, ScoreOptions
 
 MODEL = "torchvision:resnet50 --from-scratch"
@@ -104,9 +103,6 @@ class ACDC(Scored):
         self.plan_, self.given_ = plan, mask
         self.compressed_ = compressed(plan.epochs, self.options)
         return mask
-
-    def scores(self, model: nn.Module, mask: Mask, sparsity: float, step: int) -> dict[str, Tensor]:
-        return magnitude(model, self.layers(model, mask))
 
     def turns(self, step: int, to: bool) -> bool:
         """Whether a phase begins at `step`, compressed or not as `to` says."""

@@ -16,7 +16,6 @@ from ..core.mask import Mask
 from ..core.pruner import Plan, Settings, Tags
 from ..core.registry import methods
 from ..core.spec import Recipe
-from .score import magnitude
 from .scored import Scored, ScoreOptions
 
 
@@ -77,9 +76,6 @@ class CrAM(Scored):
             self.prune_to(model, mask, level)  # what cannot be reached is refused now and not at the end
         self.plan_ = plan
         return mask
-
-    def scores(self, model: nn.Module, mask: Mask, sparsity: float, step: int) -> dict[str, Tensor]:
-        return magnitude(model, self.layers(model, mask))
 
     def backward(self, model: nn.Module, mask: Mask, step: int, closure: Callable[[], Tensor]) -> Tensor:
         """The loss of the dense pass. Buffers, so the statistics of batch norm, are that pass's alone."""

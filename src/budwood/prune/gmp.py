@@ -1,12 +1,8 @@
 """GMP, gradual magnitude pruning (Zhu & Gupta 2017): the sparsity grows along a cubic curve during training."""
 
-from torch import Tensor, nn
-
-from ..core.mask import Mask
 from ..core.pruner import Settings, Tags
 from ..core.registry import methods
 from ..core.spec import Recipe
-from .score import magnitude
 from .scored import Gradual
 
 POST_TRAINING = {"start": 0.01, "end": 0.40, "updates": 40, "initial": 0.05, "every": 5}
@@ -49,6 +45,3 @@ class GMP(Gradual):
             ),
         ),
     }  # fmt: skip
-
-    def scores(self, model: nn.Module, mask: Mask, sparsity: float, step: int) -> dict[str, Tensor]:
-        return magnitude(model, self.layers(model, mask))

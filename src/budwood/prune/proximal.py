@@ -17,7 +17,7 @@ from ..core.mask import Mask
 from ..core.pruner import Plan, Tags
 from ..core.registry import methods
 from ..train.optim import learning_rate
-from .score import magnitude
+from .score import largest_pruned
 from .scored import Scored, ScoreOptions
 
 
@@ -54,16 +54,9 @@ class Proximal(Scored):
         ]
         self.strength_ = self.options.strength
         if self.strength_ is None:
-            self.strength_ = self._largest_pruned(model, mask) / max(sum(self.rates_), 1e-12)
+            weights = [model.get_parameter(name) for name in self.layers(model, mask)]
+            self.strength_ = largest_pruned(weights, self.sparsity) / max(sum(self.rates_), 1e-12)
         return mask
-
-    def _largest_pruned(self, model: nn.Module, mask: Mask) -> float:
-        """The size up to which weights would go if the network were pruned now."""
-        sizes = torch.cat([size.flatten().float() for size in magnitude(model, self.layers(model, mask)).values()])
-        return float(sizes.kthvalue(min(max(1, round(self.sparsity * len(sizes))), len(sizes))).values)
-
-    def scores(self, model: nn.Module, mask: Mask, sparsity: float, step: int) -> dict[str, Tensor]:
-        return magnitude(model, self.layers(model, mask))
 
     def settled(self, step: int) -> bool:
         return step >= self.at_

@@ -101,7 +101,8 @@ class Layered(Pruner):
 
 
 class Scored(Layered):
-    """Prunes at once, by `scores`. A method that also changes the weights it keeps extends `prune_to`."""
+    """Prunes at once, by `scores`, which are |w| unless a method has others. One that also changes the weights it keeps
+    extends `prune_to`."""
 
     Options = ScoreOptions
 
@@ -115,7 +116,7 @@ class Scored(Layered):
 
     def scores(self, model: nn.Module, mask: Mask, sparsity: float, step: int) -> dict[str, Tensor]:
         """Name -> how much each weight matters, for every one of `layers`; the least go first."""
-        raise NotImplementedError
+        return magnitude(model, self.layers(model, mask))
 
 
 class Gradual(Scored):

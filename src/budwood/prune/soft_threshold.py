@@ -29,6 +29,7 @@ from ..core.registry import methods
 from ..core.spec import Recipe
 from ..train import distributed
 from ..train.optim import learning_rate
+from .score import largest_pruned
 
 PAPER = Recipe(
     epochs=100, batch_size=256, lr=0.256, momentum=0.875, weight_decay=2.251757813e-5, warmup_epochs=5,
@@ -205,9 +206,7 @@ def pull_of(recipe: Recipe, steps_per_epoch: int) -> float:
 
 def crossing_of(weights: Mapping[str, Tensor], sparsity: float) -> float:
     """The s whose threshold lies above the share `sparsity` of all weights; below zero."""
-    sizes = torch.cat([weight.detach().abs().flatten().float() for weight in weights.values()])
-    place = min(max(1, round(sparsity * len(sizes))), len(sizes))
-    size = float(sizes.kthvalue(place).values)
+    size = largest_pruned(weights.values(), sparsity)
     size = min(max(size, 1e-6), 0.4)  # a threshold of nothing has no logit, and one of a half no start below zero
     return math.log(size / (1 - size))
 
