@@ -393,16 +393,21 @@ def exported(module: nn.Module, size: int, dynamo: bool, folder: Path) -> Path:
     return file
 
 
-def agrees_with_eager(module: nn.Module, size: int, dynamo: bool, folder: Path, bound: float = 1e-6) -> Path:
-    """The file; the module is in float64 afterwards."""
+def agrees_with_eager(module: nn.Module, size: int, dynamo: bool, folder: Path) -> Path:
+    """The file; the module is in float64 afterwards.
+
+    Exporters fold batch norm, and round what comes of it to float32. In a deep network that may come to more than one
+    part in a million, but not to more than what eager loses where it computes in float32.
+    """
     pytest.importorskip("onnxscript")
     x = torch.rand(3, 3, size, size, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
     path = exported(module.eval(), size, dynamo, folder)
     graph = graph_from_onnx(path)
     with torch.no_grad():
+        rounded = module(x.float()).double()
         wanted = module.double()(x)
     (found,) = interpret(graph, x)
-    assert ((found - wanted).norm() / wanted.norm()).item() < bound
+    assert (found - wanted).norm() < max(1e-6 * wanted.norm(), (rounded - wanted).norm())
     return path
 
 
@@ -444,9 +449,7 @@ def test_a_family(name: str, dynamo: bool, tmp_path: Path) -> None:
     size = {"alexnet": 224, "inception_v3": 96, "vgg11_bn": 224}.get(name, 64)
     module = classifier(name)
     randomize(module, 0, torch.randn(4, 3, size, size, generator=torch.Generator().manual_seed(0)))
-    # The exporters fold batch norm and round to float32, which comes to 1.5e-6 there.
-    bound = 2e-6 if name == "tf_efficientnet_lite0" else 1e-6
-    path = agrees_with_eager(module, size, dynamo, tmp_path, bound)
+    path = agrees_with_eager(module, size, dynamo, tmp_path)
     x = torch.randn(5, 3, size, size, generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
         wanted = module(x.double())
