@@ -185,7 +185,7 @@ def draw(layers: list[Layer], ceilings: dict[str, float], title: str, out: Path)
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sparsity", type=float, default=0.9)
-    parser.add_argument("--batch", type=int, default=16, choices=(1, 4, 16))
+    parser.add_argument("--batch", type=int, default=4, choices=(1, 4, 16))
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--repeats", type=int, default=5, help="profiles of five rounds each")
     parser.add_argument("--out", type=Path, default=HERE.parent / "docs/images/roofline.png")
