@@ -102,8 +102,10 @@ def _compared(name: str) -> str:
     program = Program(optimize(graph_from_module(model.float(), images.float())), threads=1)
     difference = 0.0
     for count in CHUNKS:
-        made = program(images.float().repeat(-(-count // 3), 1, 1, 1)[:count])
+        given = images.float().repeat(-(-count // 3), 1, 1, 1)[:count].contiguous()
         wanted = expected.repeat(-(-count // 3), 1)[:count]
+        made = torch.full_like(wanted, torch.nan, dtype=torch.float32).contiguous()
+        program.plan(count).run([given.numpy()], [made.numpy()], 1)
         difference = max(difference, ((made - wanted).norm() / wanted.norm()).item())
     return "yes" if difference < 1e-3 else f"no: the engine's relative error is {difference:.1e}"
 

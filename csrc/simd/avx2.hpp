@@ -43,7 +43,8 @@ inline Vec gather(const float* base, const int* index, Vec fill) {
   const __m256i wanted = _mm256_cmpgt_epi32(at, _mm256_set1_epi32(-1));
   return _mm256_mask_i32gather_ps(fill, base, at, _mm256_castsi256_ps(wanted), 4);
 }
-// For j in [0, kDealt), lane i of vector j is base[index[i] + j * step], or fill's lane i where index[i] < 0; step 1 to kDealtStep.
+// For j in [0, kDealt), lane i of vector j is base[index[i] + j * step], or fill, the same in all lanes, where index[i] < 0; step 1 to
+// kDealtStep.
 // Each lane's pixels are loaded side by side and transposed.
 constexpr int kDealt = 4, kDealtStep = 2;
 inline void deal(const float* base, const int* index, int64_t step, Vec fill, float* out) {

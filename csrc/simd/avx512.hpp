@@ -36,7 +36,8 @@ inline Vec gather(const float* base, const int* index, Vec fill) {
   const __m512i at = _mm512_loadu_si512(index);
   return _mm512_mask_i32gather_ps(fill, _mm512_cmpge_epi32_mask(at, _mm512_setzero_si512()), at, base, 4);
 }
-// For j in [0, kDealt), lane i of vector j is base[index[i] + j * step], or fill's lane i where index[i] < 0; step 1 to kDealtStep.
+// For j in [0, kDealt), lane i of vector j is base[index[i] + j * step], or fill, the same in all lanes, where index[i] < 0; step 1 to
+// kDealtStep.
 // Each lane's pixels are loaded side by side and transposed.
 constexpr int kDealt = 8, kDealtStep = 4;
 inline void deal(const float* base, const int* index, int64_t step, Vec fill, float* out) {

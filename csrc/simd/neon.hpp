@@ -46,7 +46,8 @@ inline Vec gather(const float* base, const int* index, Vec fill) {
     if (index[i] >= 0) lane[i] = base[index[i]];
   return load(lane);
 }
-// For j in [0, kDealt), lane i of vector j is base[index[i] + j * step], or fill's lane i where index[i] < 0; step 1 to kDealtStep.
+// For j in [0, kDealt), lane i of vector j is base[index[i] + j * step], or fill, the same in all lanes, where index[i] < 0; step 1 to
+// kDealtStep.
 constexpr int kDealt = 1, kDealtStep = 1;
 inline void deal(const float* base, const int* index, int64_t, Vec fill, float* out) { store(out, gather(base, index, fill)); }
 using Permutation = const int*;

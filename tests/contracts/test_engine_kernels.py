@@ -211,6 +211,23 @@ def test_convolution_groups(isa: str) -> None:
 
 
 @each_isa
+def test_long_sums_of_few_pixels(isa: str) -> None:
+    """Where tiles are narrow, the cache would hold blocks of hundreds of products, one sum each."""
+    cases = [
+        (1, 64, 2, 1, 1.0),
+        (1, 64, 2, 1, 0.5),
+        (1, 64, 3, 17, 1.0),
+        (32, 1024, 3, 1024, 0.5),
+        (1, 176, 1, 16, 1.0),
+    ]
+    for number, (groups, channels, kernel, out, density) in enumerate(cases):
+        for seed, plane in itertools.product(range(4), ((7, 7), (8, 8))):
+            weight = draw(10 * number + seed, out, channels // groups, kernel, kernel, density=density)
+            node = conv(weight, stride=(4, 4), padding=1, groups=groups)
+            check(of_one(node, (channels, *plane)), isa, 3, (groups, channels, kernel, out, density, seed, plane))
+
+
+@each_isa
 @pytest.mark.parametrize("groups", [1, 2, 16])
 def test_convolution_residual_and_activation(isa: str, groups: int) -> None:
     """The residual is an input; then it is another convolution's output, which may be written over."""

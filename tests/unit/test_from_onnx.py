@@ -397,7 +397,7 @@ def agrees_with_eager(module: nn.Module, size: int, dynamo: bool, folder: Path) 
     """The file; the module is in float64 afterwards.
 
     Exporters fold batch norm, and round what comes of it to float32. In a deep network that may come to more than one
-    part in a million, but not to more than what eager loses where it computes in float32.
+    part in a million, but not to more than what eager loses where it computes in float32, nor to ten.
     """
     pytest.importorskip("onnxscript")
     x = torch.rand(3, 3, size, size, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
@@ -407,7 +407,8 @@ def agrees_with_eager(module: nn.Module, size: int, dynamo: bool, folder: Path) 
         rounded = module(x.float()).double()
         wanted = module.double()(x)
     (found,) = interpret(graph, x)
-    assert (found - wanted).norm() < max(1e-6 * wanted.norm(), (rounded - wanted).norm())
+    lost = min((rounded - wanted).norm(), 1e-5 * wanted.norm())
+    assert (found - wanted).norm() < max(1e-6 * wanted.norm(), lost)
     return path
 
 

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import nn
 
 import budwood
+from budwood.engine.lowering.conv import blocks
 
 DENSITIES = np.linspace(0.05, 1, 20)
 
@@ -28,6 +31,21 @@ def border(inputs: int, outputs: int, window: int, groups: int) -> float:
     sparse = sum(k == "sparse" for k in found)
     assert found == ["sparse"] * sparse + ["dense"] * (len(found) - sparse)
     return sparse / len(found)
+
+
+@given(st.integers(1, 600), st.integers(1, 49), st.integers(1, 200), st.integers(1, 2500), st.floats(1, 1e4))
+def test_blocks_of_inputs(channels: int, taps: int, lines: int, budget: int, longest: float) -> None:
+    """Whole channels, in order and none left out; no block takes too many lines, or too many operands, but that one
+    alone may take 1.4 times the lines, and a channel is never cut."""
+    cut = blocks(channels, taps, lines, budget, longest)
+    assert cut[0] == 0 and cut[-1] == channels * taps and not (cut % taps).any()
+    sizes = np.diff(cut) // taps
+    assert (sizes >= 1).all() and sizes.max() - sizes.min() <= 1
+    for size in sizes:
+        assert size == 1 or (size * lines <= (1.4 if len(sizes) == 1 else 1) * budget and size * taps <= longest)
+    fits = channels * lines <= 1.4 * budget and channels * taps <= longest
+    assert (len(sizes) == 1) == (fits or channels == 1), "and not cut for nothing"
+    assert np.array_equal(blocks(channels, taps, lines, budget), blocks(channels, taps, lines, budget, np.inf))
 
 
 def test_the_border_falls_with_the_inputs_of_a_row() -> None:

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from budwood.core.errors import UserError
 from budwood.engine import explain
 from budwood.engine import program as program_module
-from budwood.engine.graph import Activation, AdaptivePool, Conv, Flatten, Graph, Linear, Node, Pool, Softmax
+from budwood.engine.graph import Activation, AdaptivePool, Conv, Flatten, Graph, Linear, Mul, Node, Pool, Softmax
 from budwood.engine.interpret import interpret
 from budwood.engine.lower import StepInfo
 from budwood.engine.program import CHUNKS, Program, default_threads, pieces
@@ -113,6 +113,14 @@ def test_sixteen_where_linear_layers_are_large(zeros: float) -> None:
     nodes = (Conv("c", ("x",), weight[..., None, None]), Flatten("f", ("c",)))
     assert Program(Graph(graph.inputs, nodes, ("f",))).chunks == ((4, 1) if zeros else (16, 4, 1))
     assert Program(Graph({"x": (2000, 2, 2)}, nodes[:1], ("c",))).chunks == (4, 1)
+
+
+def test_gates_are_no_linear_layers() -> None:
+    """What a feature map waits for is made for its group of images in any case."""
+    weight = np.ones((2200, 2200, 1, 1), np.float32)
+    gate = (AdaptivePool("p", ("x",)), Conv("c", ("p",), weight), Conv("d", ("c",), weight))
+    graph = Graph({"x": (2200, 3, 3)}, (*gate, Mul("y", ("x", "d"))), ("y",))
+    assert Program(graph).chunks == (4, 1) and Program(graph.with_nodes(gate, ("d",))).chunks == (16, 4, 1)
 
 
 def test_pieces_of_sixteen() -> None:

@@ -33,7 +33,8 @@ constexpr int64_t kParts = 8, kPart = 8;
 // far away.
 constexpr int64_t kFew = 2;
 
-// Non-zeros of a row above which its blocks are summed apart, and of a row of a block: there it costs little.
+// Non-zeros of a row on the average above which its blocks are summed apart, and of a row in a block where it has any:
+// there it costs little.
 constexpr int64_t kLong = 256, kMany = 32;
 
 // [0, count) in `parts` parts of nearly the same size.
@@ -172,9 +173,11 @@ SparsePacking::SparsePacking(const ConvShape& shape, const std::vector<int64_t>&
 SparseConvStep::SparseConvStep(ConvShape shape, int64_t arena_floats, std::span<const int32_t> columns,
                                std::span<const int64_t> start)
     : ConvStep(std::move(shape), arena_floats, kSparseTile, 1),
-      apart_(static_cast<int64_t>(columns.size()) >
-             shape_.out.channels * std::min(kLong, kMany * static_cast<int64_t>(shape_.blocks.size() - 1))),
-      packing_(shape_, part_, columns, start) {}
+      packing_(shape_, part_, columns, start) {
+  const auto count = static_cast<int64_t>(columns.size());
+  const int64_t some = std::ranges::count_if(packing_.rows, [](const SparseRow& row) { return row.entries > 0; });
+  apart_ = count > kLong * shape_.out.channels || count >= kMany * some;
+}
 
 SparseConvStep::SparseConvStep(ConvShape shape, int64_t arena_floats, int64_t weights_at,
                                std::span<const int32_t> columns, std::span<const int64_t> start)

@@ -41,8 +41,9 @@ def blocks(
 ) -> NDArray[np.int64]:
     """First operand of each block, then their number: whole channels, blocks of nearly the same size, of at most
     `longest` operands if a channel has no more."""
-    size = max(lines_per_channel / budget, taps_per_channel / longest)  # of a channel, as a share of a block
-    count = 1 if channels * size <= _ALONE else -(-channels // max(int(1 / size), 1))
+    most = max(min(budget // lines_per_channel, int(min(longest, 1 << 40)) // taps_per_channel), 1)
+    alone = channels * lines_per_channel <= _ALONE * budget and channels * taps_per_channel <= longest
+    count = 1 if alone else -(-channels // most)
     return np.array([channels * b // count for b in range(count + 1)], np.int64) * taps_per_channel
 
 
