@@ -12,6 +12,8 @@ import torchvision
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from ..models import timm
+
 TRANSFORMERS = ("vit_", "swin_", "maxvit_")
 CLASSIFIERS = [n for n in torchvision.models.list_models(module=torchvision.models) if not n.startswith(TRANSFORMERS)]
 """Every convolutional classifier of torchvision, by name."""
@@ -47,9 +49,7 @@ _OPTIONS = {
 def classifier(name: str) -> nn.Module:
     """The network without weights, with whatever it does to its input: torchvision's, or one of `OF_TIMM`."""
     if name in OF_TIMM:
-        import timm
-
-        return timm.create_model(name)  # type: ignore[no-any-return]
+        return timm.build(name, None, pretrained=False).module
     return torchvision.models.get_model(name, weights=None, **_OPTIONS.get(name, {}))
 
 
