@@ -1,7 +1,7 @@
 """Every registered method keeps the methods' contract, and the contract finds those that do not."""
 
 from dataclasses import replace
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import torch
@@ -47,6 +47,23 @@ def test_patterns(name: str, pattern: str) -> None:
 @pytest.mark.parametrize(("name", "allocation"), cases("allocation", ["uniform", "erk"], 1))
 def test_allocations(name: str, allocation: str) -> None:
     check_pruner(name, {"allocation": allocation, "keep_dense": ()})
+
+
+def choices() -> list[Any]:
+    """Every method with every choice of its own that is not the default; rewinding and FLOPs have a number. Not the
+    control `random-mask`: its places are drawn last, so weights come back, which tickets' never do."""
+    numbers = [("lth", "rewind_epoch", 1), ("woodfisher", "flops_power", 0.5)]
+    for name in methods:
+        for option, field in methods.get(name).Options.model_fields.items():
+            offered = (True, False) if field.annotation is bool else get_args(field.annotation)
+            if option != "allocation" and all(isinstance(value, bool | str) for value in offered):
+                numbers += [(name, option, value) for value in offered if value not in (field.default, "random-mask")]
+    return [pytest.param(*choice, id="-".join(map(str, choice))) for choice in numbers]
+
+
+@pytest.mark.parametrize(("name", "option", "value"), choices())
+def test_choices(name: str, option: str, value: Any) -> None:
+    check_pruner(name, {option: value})
 
 
 class OneTooMany(Magnitude):
