@@ -11,7 +11,7 @@ from torch import nn
 from budwood.bench import backend as backend_module
 from budwood.bench.environment import environment
 from budwood.bench.latency import disagreement, latency, zeros
-from budwood.bench.timer import compare
+from budwood.bench.timer import SETTLE, compare
 from budwood.bench.zeros import with_random_zeros
 from budwood.core.errors import UserError
 from budwood.core.registry import backends
@@ -29,16 +29,16 @@ class FakeClock:
 
 def test_compare_interleaves_warms_up_and_takes_medians() -> None:
     clock, order = FakeClock(), []
-    durations = {"a": iter([9, 9, 1, 9, 2, 9, 3, 9, 10]), "b": iter([9] + [9, 4] * 4)}
+    durations = {"a": iter([99, 99, 1, 99, 2, 99, 3, 99, 10]), "b": iter([99] + [30, 30, 4] * 4)}
 
     def call(name: str) -> None:
         order.append(name)
         clock.now += next(durations[name]) / 1000
 
     timings = compare({n: (lambda n=n: call(n)) for n in "ab"}, rounds=4, clock=clock)
-    assert "".join(order) == "ab" + "aabb" * 4
+    assert "".join(order) == "ab" + "aabbb" * 4  # b needs two calls to be warm
     a, b = timings["a"], timings["b"]
-    assert (a.median, a.minimum, a.rounds) == pytest.approx((2.5, 1, 4))  # of 1, 2, 3, 10; no 9 was counted
+    assert (a.median, a.minimum, a.rounds) == pytest.approx((2.5, 1, 4))  # of 1, 2, 3, 10; no 99 was counted
     assert (a.q1, a.q3) == pytest.approx((1.75, 4.75))
     assert (b.median, b.q1, b.q3, b.minimum) == pytest.approx((4, 4, 4, 4))
 
@@ -51,7 +51,7 @@ def test_compare_divides_by_calls_per_round() -> None:
         clock.now += 0.005
 
     assert compare({"a": call}, rounds=3, per_round=4, clock=clock)["a"].median == pytest.approx(5)
-    assert len(calls) == 1 + 3 * (1 + 4)
+    assert len(calls) == 1 + 3 * (round(SETTLE / 0.005) + 4)
 
 
 @pytest.mark.parametrize(("seconds", "expected"), [(0.0, 3), (1.0, 3), (9.5, 5), (None, 7)])

@@ -520,17 +520,25 @@ def test_unknown_operators_are_all_named_with_their_place() -> None:
         (lambda x: x[:1] + x, "some of the images of a batch"),
         (lambda x: x[:2], "some of the images of a batch"),
         (lambda x: x[::2], "some of the images of a batch"),
-        (lambda x: x.reshape(1, -1, H, W).relu() * torch.rand(2 * C, 1, 1, dtype=x.dtype), "is random"),
+        (lambda x: x.reshape(1, -1, H, W).relu() * torch.rand(len(x) * C, 1, 1, dtype=x.dtype), "is random"),
         (lambda x: F.batch_norm(x, None, None, training=True), "batch_norm"),
         (lambda x: F.avg_pool2d(x, 2, divisor_override=3), "a divisor of its own"),
         (lambda x: (x > 0) * x, "aten.gt.Scalar"),
         (lambda x: x.mT, "of the network: needs a feature map"),
-        (lambda x: x.reshape(-1, C * 2, H, W), "of the network: needs a feature map"),
+        (lambda x: x.reshape(-1, C * 2, H, W), "this reshape mixes axes"),
         (lambda x: torch.ones(2), "does not depend on its input"),
+        (lambda x: x * x.shape[0], "depends on how many images there are"),
+        (lambda x: x / x.size(0), "depends on how many images there are"),
+        (lambda x: x.relu() + 3 * len(x), "depends on how many images there are"),
     ],
 )
 def test_refusals(function: Callable[..., Tensor], reason: str) -> None:
     assert reason in refusal(Of(function))
+
+
+@pytest.mark.parametrize("number", [1e9, 1e-12, 65504.0, 255, 1e-5, 1 / 224**2, 100])
+def test_other_numbers_are_constants(number: float) -> None:
+    check(Of(lambda x: x * number))
 
 
 def test_what_cannot_be_exported_is_a_user_error() -> None:

@@ -495,6 +495,14 @@ def test_unknown_operators_are_named_together() -> None:
     refused(model(nodes), r"not supported: LSTM .node a_LSTM., Resize .node b_Resize., my.Foo .node y_Foo.$")
 
 
+@pytest.mark.parametrize("kind", ["Mul", "Div", "Add"])
+def test_a_number_of_images_is_no_constant(kind: str) -> None:
+    """It is not known before the program is called; the size of an image is."""
+    nodes = [node("Shape", "x", "s"), node("Gather", "s at", "n"), node("Cast", "n", "f", to=1), node(kind, "x f")]
+    refused(model(nodes, {"at": np.int64(0)}), f"{kind} .node y_{kind}.: a number that depends on how many images")
+    agrees(model(nodes, {"at": np.int64(2)}))
+
+
 def test_the_file_is_named(tmp_path: Path) -> None:
     file = tmp_path / "net.onnx"
     file.write_bytes(model([node("Resize", "x")]).SerializeToString())

@@ -49,6 +49,7 @@ from budwood.engine.passes import (
     pool_early,
     remove_dead_channels,
     remove_unused,
+    split_pool,
     split_wide,
 )
 from budwood.engine.passes.constants import activated, constants
@@ -113,7 +114,13 @@ def split_small(before: Graph) -> Graph:
     return split_wide(before, 8)
 
 
-@pytest.mark.parametrize("one_pass", [*PASSES, fuse_residual, split_small, optimize], ids=lambda p: p.__name__)
+def pool_in_halves(before: Graph) -> Graph:
+    return split_pool(before, 3)
+
+
+@pytest.mark.parametrize(
+    "one_pass", [*PASSES, fuse_residual, split_small, pool_in_halves, optimize], ids=lambda p: p.__name__
+)
 @settings(deadline=None)
 @given(before=graphs())
 def test_a_pass_changes_nothing_that_comes_out(one_pass: Callable[[Graph], Graph], before: Graph) -> None:
@@ -458,6 +465,25 @@ def test_where_a_wide_value_stays_whole() -> None:
     ):
         before = Graph({"x": (4, 5, 6), "r": (7, 5, 6)}, nodes, outputs)
         assert split_wide(before, 1) is before
+
+
+# -- split_pool -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("ceil", [False, True])
+@pytest.mark.parametrize(
+    ("kind", "count_padding"), [("max", True), ("average", True), ("average", False)], ids=lambda v: str(v)
+)
+def test_a_large_window_is_looked_at_in_two_directions(kind: str, count_padding: bool, ceil: bool) -> None:
+    pool = Pool(
+        "p", ("x",), kind, (3, 2), stride=(2, 3), padding=(1, 2, 1, 0), dilation=(2, 1), ceil=ceil,
+        count_padding=count_padding,
+    )  # fmt: skip
+    before = graph(pool, x=(4, 11, 12))
+    after = split_pool(before, 5)
+    assert [node.kernel for node in after if isinstance(node, Pool)] == [(3, 1), (1, 2)] and after.outputs == ("p",)
+    assert_same(after, before)
+    assert split_pool(before, 6) is before and split_pool(after, 1) is after
 
 
 # -- fuse_activation ------------------------------------------------------------------------------------------

@@ -20,6 +20,7 @@ from budwood.engine import program as program_module
 from budwood.engine.graph import Activation, AdaptivePool, Conv, Flatten, Graph, Linear, Mul, Node, Pool, Softmax
 from budwood.engine.interpret import interpret
 from budwood.engine.lower import StepInfo
+from budwood.engine.passes import optimize
 from budwood.engine.program import CHUNKS, Program, default_threads, pieces
 
 
@@ -113,6 +114,30 @@ def test_sixteen_where_linear_layers_are_large(zeros: float) -> None:
     nodes = (Conv("c", ("x",), weight[..., None, None]), Flatten("f", ("c",)))
     assert Program(Graph(graph.inputs, nodes, ("f",))).chunks == ((4, 1) if zeros else (16, 4, 1))
     assert Program(Graph({"x": (2000, 2, 2)}, nodes[:1], ("c",))).chunks == (4, 1)
+
+
+@pytest.mark.parametrize("size", [(2, 2), (3, 5)])
+def test_names_of_the_plan_are_not_those_of_the_graph(size: tuple[int, int]) -> None:
+    """A map of one pixel is laid out anew, and cells before they are: under names that somebody may have given."""
+    inputs = {"x": (3, 1, 1), "x (map)": (3, 2, 2), "y (cells)": (3,)}
+    nodes = (AdaptivePool("y", ("x",), size), AdaptivePool("x (map)'", ("x (map)",), size))
+    graph = Graph(inputs, nodes, ("y", "x (map)'", "y (cells)"))
+    x = [np.random.default_rng(k).standard_normal((5, *s), np.float32) for k, s in enumerate(inputs.values())]
+    found = Program(graph).run(x)
+    means = torch.nn.functional.adaptive_avg_pool2d
+    for got, source in zip(found[:2], x[:2], strict=True):
+        np.testing.assert_allclose(got, means(torch.from_numpy(source), size), rtol=1e-6)
+    assert np.array_equal(found[2], x[2])
+
+
+@pytest.mark.parametrize("stride", [1, 300])
+@pytest.mark.parametrize("kind", ["max", "average"])
+def test_a_window_of_the_whole_map(kind: str, stride: int) -> None:
+    """Of 90,000 pixels: its plan is made of as many steps as it has rows and columns."""
+    graph = Graph({"x": (2, 300, 300)}, (Pool("p", ("x",), kind, (300, 300), (stride, stride)),), ("p",))
+    x = np.random.default_rng(0).standard_normal((3, 2, 300, 300), np.float32)
+    (found,) = Program(optimize(graph)).run([x])
+    np.testing.assert_allclose(found, expected(graph, x)[0], rtol=1e-5, atol=1e-6)
 
 
 def test_gates_are_no_linear_layers() -> None:

@@ -264,6 +264,7 @@ LIES: dict[str, tuple[Change, str]] = {
     "padding without end": (lambda c, t: _node(c, "a").update(padding=[1 << 20] * 4, stride=[9999] * 2), "would take"),
     "an endless map": (lambda c, t: _map(c, 1 << 30), "is a map of 1073741824 x 1073741824 pixels"),
     "cells without end": (lambda c, t: _map(c, 1 << 11), "pools into 2048 x 2048 cells"),
+    "an image of gigabytes": (lambda c, t: _enormous(c), "an image would take"),
     "a map too large": (lambda c, t: _padded(c), "an image would take"),
 }
 
@@ -276,6 +277,12 @@ def _map(content: dict[str, Any], size: int) -> None:
     content["nodes"].insert(-1, {"op": "AdaptivePool", "name": "q", "inputs": ["a"]})
     content["nodes"].insert(-1, {"op": "Flatten", "name": "r", "inputs": ["q"]})
     _node(content, "fc").update(inputs=["r"])
+
+
+def _enormous(content: dict[str, Any]) -> None:
+    """3 x 4096 x 4096 pixels claimed, and sixteen channels made of them."""
+    content["inputs"][0][1] = [3, 4096, 4096]
+    _node(content, "a").update(stride=[1, 1])
 
 
 def _padded(content: dict[str, Any]) -> None:
@@ -300,6 +307,21 @@ def test_a_lie_behind_an_intact_header_is_refused(name: str) -> None:
     change(content, tensors)
     message = refused(seal(content, tensors))
     assert re.search(wanted, message), message
+
+
+def test_what_a_plan_would_list_has_an_end() -> None:
+    """Vectors, remainders of a stride, and cells for the images that share a vector."""
+    wide = g.Graph({"x": (1 << 31,)}, (g.Concat("y", ("x", "x")),), ("y",))
+    assert "would take" in refused(pack(Program(wide)))
+    patches = g.Conv("y", ("x",), np.ones((1, 1, 256, 256), np.float32), stride=(256, 256))
+    assert "windows of 256 x 256" in refused(pack(Program(g.Graph({"x": (1, 256, 512)}, (patches,), ("y",)))))
+    cells = g.AdaptivePool("y", ("x",), size=(400, 400))
+    assert "400 x 400 cells" in refused(pack(Program(g.Graph({"x": (1, 1, 1)}, (cells,), ("y",)))))
+
+
+def test_the_wrong_number_of_threads_is_no_damage() -> None:
+    with pytest.raises(ValueError, match="threads must be 1 or more, not 0"):
+        unpack(pack(small()), "here", threads=0)
 
 
 def test_an_upsampling_is_no_damage() -> None:

@@ -12,7 +12,7 @@ MIN_ROUNDS = 3
 
 SETTLE = 0.05
 """Seconds before each turn: threads of the one before spin for work, on the cores that the next one needs (OpenMP's for
-some milliseconds), and then sleep."""
+some milliseconds), and then sleep. And of untimed calls after it: a processor that slept is slow at first."""
 
 
 class Timing(BaseModel):
@@ -35,8 +35,8 @@ def compare(
 ) -> dict[str, Timing]:
     """Time the callables in turn (A B C, A B C, ...) after a warm-up; one sample = the mean of `per_round` calls.
 
-    Every turn begins with a pause and an untimed call: threads of the one before go to sleep, caches and threads of
-    its own come back.
+    Every turn begins with a pause and as long with untimed calls: threads of the one before go to sleep, caches,
+    threads and the processor's speed come back.
     Stops before `rounds` once `seconds` have passed, but never below three rounds.
     """
     started = clock()
@@ -48,7 +48,10 @@ def compare(
             break
         for name, call in callables.items():
             time.sleep(SETTLE)
+            begin = clock()
             call()
+            while clock() - begin < SETTLE:
+                call()
             begin = clock()
             for _ in range(per_round):
                 call()

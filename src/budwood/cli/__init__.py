@@ -46,6 +46,8 @@ def main(arguments: list[str] | None = None) -> None:
     except BrokenPipeError:
         sys.stderr.close()
         sys.exit(1)
+    except MemoryError:
+        _fail("not enough memory; try smaller images, a smaller batch or a smaller network", 2)
     except OSError as error:
         _fail(f"{error.filename or 'the system'}: {error.strerror or error}", 2)
 

@@ -11,11 +11,15 @@ from .explain import printable
 LONGEST_SIDE = 1 << 12
 """Pixels of a map, channels of a vector apart."""
 LARGEST_WINDOW = 1 << 18
-"""Pixels that a pooling may look at for one of its own; a plan lists them."""
-MOST_LISTED = 1 << 22
-"""Pixels of all cells of an adaptive pooling (or an upsampling, which is one), which a plan lists."""
-LEAST_FLOATS, TIMES_INPUT = 1 << 22, 512
-"""A network may need 16 MB an image, or so many times what an image and the weights take, if that is more."""
+"""Pixels that a pooling may look at for one of its own."""
+MOST_PHASES = 1 << 14
+"""Remainders of the stride in the window of a convolution; its input is dealt out to as many planes."""
+MOST_LISTED = 1 << 21
+"""Pixels of all cells of an adaptive pooling (or an upsampling, which is one), which a plan lists for the images that
+share a vector."""
+LEAST_FLOATS, TIMES_INPUT, MOST_FLOATS = 1 << 22, 512, 1 << 28
+"""A network may need 16 MB an image, or so many times what an image and the weights take, if that is more: 1 GB and the
+weights at the most."""
 
 
 def check_size(graph: g.Graph, weight_bytes: int) -> None:
@@ -27,20 +31,24 @@ def check_size(graph: g.Graph, weight_bytes: int) -> None:
     for node in graph:
         if isinstance(node, g.Pool) and math.prod(node.kernel) > LARGEST_WINDOW:
             raise ValueError(f"{printable(node.name)} pools windows of {node.kernel[0]} x {node.kernel[1]} pixels")
+        if isinstance(node, g.Conv) and math.prod(map(min, node.weight.shape[2:], node.stride)) > MOST_PHASES:
+            raise ValueError(
+                f"{printable(node.name)} has windows of {node.weight.shape[2]} x {node.weight.shape[3]} pixels"
+            )
         if isinstance(node, g.AdaptivePool) and node.size != (1, 1) and _listed(node, shapes) > MOST_LISTED:
             raise ValueError(f"{printable(node.name)} pools into {node.size[0]} x {node.size[1]} cells of many pixels")
     given = sum(math.prod(shape) for shape in graph.inputs.values())
-    limit = max(LEAST_FLOATS, TIMES_INPUT * given + weight_bytes)
+    limit = min(max(LEAST_FLOATS, TIMES_INPUT * given), MOST_FLOATS) + weight_bytes
     need = _most_alive(graph)
     if need > limit:
         raise ValueError(f"an image would take {need * 4 / 1e6:.0f} MB, more than {limit * 4 / 1e6:.0f} MB")
 
 
 def _listed(node: g.AdaptivePool, shapes: Mapping[str, g.Shape]) -> int:
-    """Pixels of all cells, which may overlap by one in each direction."""
+    """Pixels of all cells, which may overlap by one in each direction; many images share the vectors of a small map."""
     shape = shapes[node.inputs[0]]
     height, width = shape[1:] if len(shape) == 3 else (1, 1)
-    return (height + node.size[0]) * (width + node.size[1])
+    return (height + node.size[0]) * (width + node.size[1]) * max(1, 16 // (height * width))
 
 
 def _most_alive(graph: g.Graph) -> int:

@@ -59,6 +59,7 @@ class Context:
     phased: dict[str, Any] = field(default_factory=dict)  # convolutions made in the phases that a pooling wants
     users: dict[str, list[Node]] = field(default_factory=dict)
     together: dict[str, int] = field(default_factory=dict)  # images that vectors are made for at a time
+    maps: dict[str, str] = field(default_factory=dict)  # vectors that were laid out as a map of one pixel, too
 
     def shape(self, name: str) -> Shape:
         return self.graph.shapes[name]
@@ -69,6 +70,14 @@ class Context:
             self.arrived.add(name)
             bring(self, name)
         return self.storage.view(name)
+
+    def further(self, name: str, shape: Shape, view: View) -> str:
+        """A value that the graph does not have, under a name like this one that it does not have either."""
+        while name in self.graph.shapes:
+            name += "'"
+        self.graph.shapes[name] = shape
+        self.storage.views[name] = view
+        return name
 
     def add(self, info: StepInfo, out: View, reads: Sequence[View], emit: Emit, *, group: int | None = None) -> None:
         if group is None:

@@ -59,7 +59,7 @@ class Program:
         self.classes = None if classes is None else tuple(classes)
         self.preprocessing = preprocessing
         self.name, self.source = name, source
-        self.threads = default_threads() if threads is None else _at_least_one(threads, "threads")
+        self.threads = default_threads() if threads is None else at_least_one(threads, "threads")
         if self.classes is not None and (len(graph.outputs) > 1 or self.output_shape[0] != len(self.classes)):
             raise ValueError(f"{len(self.classes)} class names for outputs of shape {self.output_shapes}")
         self.chunks = _chunks(graph)
@@ -204,7 +204,7 @@ def default_threads() -> int:
     wanted = os.environ.get("BUDWOOD_THREADS")
     if wanted:
         try:
-            return _at_least_one(int(wanted), "BUDWOOD_THREADS")
+            return at_least_one(int(wanted), "BUDWOOD_THREADS")
         except ValueError:
             raise UserError(f"BUDWOOD_THREADS={wanted} is no number of threads; give one from 1 on") from None
     if hasattr(os, "sched_getaffinity"):
@@ -212,7 +212,7 @@ def default_threads() -> int:
     return os.cpu_count() or 1
 
 
-def _at_least_one(threads: int, what: str) -> int:
+def at_least_one(threads: int, what: str) -> int:
     if threads < 1:
         raise ValueError(f"{what} must be 1 or more, not {threads}")
     return threads

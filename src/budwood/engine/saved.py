@@ -21,7 +21,7 @@ from ..core.errors import UserError
 from ..core.files import canonical_json, metadata_of, read_bytes, write_atomic
 from . import graph as g
 from .limits import check_size
-from .program import Program
+from .program import Program, at_least_one, default_threads
 from .typed_json import LONGEST_TEXT, node_from_json, node_to_json
 
 VERSION = 1
@@ -120,6 +120,7 @@ def digest(text: str, tensors: Tensors) -> str:
 
 def unpack(data: bytes, where: str, threads: int | None = None) -> Program:
     """Bytes -> Program, every claim of the file checked. `where` names it in the message."""
+    threads = default_threads() if threads is None else at_least_one(threads, "threads")
     metadata = metadata_of(data)
     if metadata is None or not isinstance(metadata.get(KEY), str):
         raise UserError(f"{where} is not a program that Budwood saved, or is damaged; make it with `budwood compile`")
@@ -150,7 +151,7 @@ def _tensors(data: bytes) -> Tensors:
         raise ValueError(f"its tensors: {error}") from None
 
 
-def _program(content: dict[str, Any], tensors: Tensors, threads: int | None) -> Program:
+def _program(content: dict[str, Any], tensors: Tensors, threads: int) -> Program:
     wanted = {"version", "inputs", "nodes", "outputs", "classes", "preprocessing", "name", "source"}
     if content.keys() != wanted:
         raise ValueError("its entries are not those of a program")

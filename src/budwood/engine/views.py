@@ -17,6 +17,21 @@ from numpy.typing import NDArray
 from .graph import Shape
 
 MOST_DIMENSIONS = 8
+OPEN_BATCH = 422
+"""Stands for a batch that is left open, in arithmetic with shapes: hardly another size (two times a prime), and small, as
+networks and exporters may make arrays that are as long."""
+_MOST_TIMES = 1e5
+"""Of the open batch; masks of -1e9 and epsilons of 1e-12 are as good as multiples of anything."""
+
+
+def refuse_counted(constant: NDArray[np.generic]) -> None:
+    """Raise ValueError where a number that is to be added or multiplied is made of the open batch: a multiple of it, or
+    one over it. The graph serves any number of images, and would have taken it for theirs."""
+    if constant.size != 1 or constant.dtype.kind not in "fiu" or not (number := abs(float(constant.reshape(())))):
+        return
+    for times in (number / OPEN_BATCH, 1 / (number * OPEN_BATCH)):
+        if 0.5 < times < _MOST_TIMES and abs(times - round(times)) < 1e-6 * times:
+            raise ValueError("a number that depends on how many images there are is no constant")
 
 
 class Piece(NamedTuple):

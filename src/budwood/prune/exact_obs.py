@@ -45,6 +45,9 @@ class ExactOBS(Layerwise):
                 "1024 training images, each augmented in ten ways there; as many images here, not augmented",
                 "where H cannot be inverted, 1 is added to its diagonal there; here 0.01 of its mean",
                 "no single sparsity there: shares of all layers by SPDY, for a number of operations; N:M is uniform",
+                "weights at inputs that are always zero become zero there; here those that are not pruned stay",
+                "weights of all rows are compared by what each removal adds there; here by the most that it or one "
+                "before it in its row adds, so that none is made before those that it builds on",
                 "batch norm statistics made anew on 100 batches there",
             ),
         ),

@@ -14,7 +14,10 @@ class GMP(Gradual):
     """Removes the smallest |w|, more and more of them."""
 
     tags = Tags(family="magnitude", paper="Zhu & Gupta 2017", gradual=True, patterns=True)
-    cost = "a sort of all weights at each of the `schedule.updates`: 1 s for ResNet-50"
+    cost = (
+        "a sort of all weights at each of the `schedule.updates`: 1 s and 0.6 GB for ResNet-50 "
+        "(25.5 M weights; measured)"
+    )
     papers = {
         "post-training": Settings(
             model="torchvision:resnet50",

@@ -126,7 +126,12 @@ class LTH(Rounds):
                 schedule="constant", milestones=(30, 60, 80), gamma=0.1, select="last",
             ),
             options={"share": 0.2},
-            notes=("12 trainings of 90 epochs each, as many as 90 % takes", "they rewind to any step, here to epochs"),
+            notes=(
+                "12 trainings of 90 epochs each, as many as 90 % takes",
+                "they rewind to any step, here to epochs",
+                "their kernels are drawn by Kaiming's fan in, torchvision's by the fan out; their batch norm scales "
+                "from 0 to 1 by chance, torchvision's are 1",
+            ),
         ),
     }  # fmt: skip
 

@@ -55,6 +55,7 @@ class PretrainedLTH(Rounds):
                 "10 epochs a round; the pre-trained weights are pruned as they are, so 10 rounds have 9 trainings",
                 "tickets near 80, 90, 95 %: 79.0 (7 rounds), 83.2 (8), 89.3 (10), 91.4 (11), 94.5 (13), 95.6 (14)",
                 "they make 18 rounds, and keep a ticket of each",
+                "a ticket has the pretrained network's batch norm statistics there; here they are made anew",
             ),
         ),
     }  # fmt: skip

@@ -67,6 +67,7 @@ class SNFS(Regrow):
                 "72.3 % with a density of 0.156 in the layers that are sparse there",
                 "with Nesterov momentum; moved at the end of every epoch; the cosine falls to 0.005 there, not to 0",
                 "the momentum of the optimizer, weight decay and all, is the average there",
+                "weights that are grown keep their momentum there; here it begins at zero",
                 "layers with less than 20 % zeros whose share grows drop less there",
             ),
         ),

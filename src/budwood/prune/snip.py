@@ -52,6 +52,7 @@ class SNIP(Scored):
             notes=(
                 "150000 steps there, the rate falls every 30000; here in epochs of the 45000 images it trains on",
                 "it prunes biases too, here only weights are pruned",
+                "the weights are drawn anew after the pruning there; here those that were scored are trained",
                 "batch norm has its initial statistics (0 and 1) when it prunes; here it is measured first",
             ),
         ),

@@ -42,7 +42,8 @@ class Labelled:
 
 
 class Images:
-    """Every image below a folder, at any depth, labels not looked at. Raises UserError where there are none."""
+    """Every image below a folder, at any depth, labels not looked at. Raises UserError where there are fewer than two,
+    which batch norm's statistics take."""
 
     def __init__(self, root: Path) -> None:
         if not root.is_dir():
@@ -53,6 +54,8 @@ class Images:
             raise UserError(f"{root} holds no images; Budwood reads {', '.join(SUFFIXES)}")
         self.notes: list[str] = []
         self.usable = _usable(paths, root, self.notes)
+        if len(self.usable) < 2:
+            raise UserError(f"{root} holds one image, too few for batch norm's statistics; give two or more")
 
     def digest(self) -> str:
         """sha256 (hex) over the contents."""

@@ -17,18 +17,17 @@ import numpy as np
 import torch
 from numpy.typing import DTypeLike
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.export import ExportedProgram
 from torch.export.graph_signature import InputKind, OutputKind
 
 from ...core.errors import UserError
 from .. import graph as g
-from ..views import View
+from ..views import OPEN_BATCH, View
 from . import layers, moves, ops, windows  # noqa: F401  they register what they handle
 from .build import HANDLERS, Builder
 from .in_place import meant_by, name_of, readable
 
-# Stands for a batch that is left open: a prime that hardly is another size.
-OPEN_BATCH = 2003
 MOST_NAMED = 20  # problems in one message
 
 
@@ -39,8 +38,9 @@ def graph_from_module(model: nn.Module, example: Tensor, *, dtype: DTypeLike = n
     not supported, naming all such operators.
     """
     modes = {module: module.training for module in model.modules()}
-    # Two images, as PyTorch takes a batch of one for a size that never changes.
-    batch = example.detach()[:1].expand(2, *example.shape[1:]).clone()
+    # Not one image, which PyTorch takes for a size that never changes; nothing is computed with them.
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        batch = torch.empty(OPEN_BATCH, *example.shape[1:], dtype=example.dtype, device=example.device)
     try:
         model.eval()
         with torch.no_grad():

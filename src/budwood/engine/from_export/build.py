@@ -13,7 +13,7 @@ from numpy.typing import DTypeLike, NDArray
 from torch import Tensor
 
 from .. import graph as g
-from ..views import View, flattened_pixels, full, order_along, shuffled_channels, whole, with_axis
+from ..views import View, flattened_pixels, full, order_along, refuse_counted, shuffled_channels, whole, with_axis
 
 Constant = NDArray[Any]
 ONE, ZERO = np.ones(1), np.zeros(1)
@@ -81,6 +81,7 @@ class Builder:
 
     def per_channel(self, view: View, constant: Constant) -> g.Array:
         """A constant that is to be broadcast over the view, as one number per channel [C]."""
+        refuse_counted(constant)
         if constant.size == 1:
             return np.full(view.base[0], constant.reshape(()), self.dtype)
         long = [i - constant.ndim for i, size in enumerate(constant.shape) if size != 1]

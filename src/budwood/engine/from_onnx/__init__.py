@@ -13,15 +13,12 @@ import numpy as np
 from ...core.errors import UserError
 from .. import graph as g
 from ..limits import check_size
-from ..views import View, whole
+from ..views import OPEN_BATCH, View, whole
 from .build import Builder, Inputs, Value, viewed
 from .constants import FOLDABLE, Budget, fold
 from .file import Constant, Model, Op, printable, read_model
 from .ops import HANDLERS
 
-# Stands for a batch that is left open, in the model's arithmetic with shapes: a prime that hardly is another size,
-# and small, as exporters may make arrays of indices that are as long.
-OPEN_BATCH = 2003
 LARGEST_SIZE = 1 << 20
 
 

@@ -16,6 +16,7 @@ from ..views import (
     flattened_pixels,
     full,
     order_along,
+    refuse_counted,
     shuffled_channels,
     with_axis,
 )
@@ -90,6 +91,7 @@ class Builder:
 
     def per_channel(self, view: View, constant: Constant) -> g.Array:
         """A constant that is to be broadcast over the view, as one number per channel [C]."""
+        refuse_counted(constant)
         if constant.dtype.kind not in "fiu" or constant.ndim > len(view.axes):
             raise ValueError(f"a constant of shape {constant.shape} does not go with a value of {view.shape}")
         if constant.size == 1:

@@ -63,7 +63,7 @@ class Scratch:
             def place(y: NDArray[np.int64], x: NDArray[np.int64], at: int = at) -> NDArray[np.int64]:
                 return at + y * self.row + x * self.layout.lanes
 
-            window = Window(self.taps.stride, phase, self.taps.reach(phase))
+            window = Window(self.taps.stride, phase, self.taps.reach[phase])
             where = from_map(source, made, _Phase(number, phase, self.taps.stride) if phased else None)
             tables.append(table(self.layout, self.taps.halo, place, (height, width), where, window))
         m: Moves = together(tables, [0] * len(tables))

@@ -97,7 +97,7 @@ def lower_as_linear(context: Context, node: Conv) -> None:
         matrix = Rows.of(taken[row, channel, at], row, column, rows, taken.size)
     source = context.view(node.inputs[0])
     if not is_vector(context.shape(node.inputs[0])):
-        source = flatten(context, node.name, node.inputs[0], [pixel for _, _, pixel in seen] or [0])
+        source = flatten(context, node.name, node.inputs[0], np.array([pixel for _, _, pixel in seen] or [0]))
     if len(node.inputs) == 1:
         return product(context, node.name, "Conv", source, matrix, node.bias, node.activation)
     product(context, node.name, "Conv", source, matrix, node.bias, IDENTITY)

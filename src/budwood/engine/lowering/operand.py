@@ -8,6 +8,7 @@ the output's layout, a plane for each remainder of the stride (the phases), and 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,21 +30,26 @@ class Taps:
     phases: tuple[Pair, ...]
     taps: tuple[Tap, ...]
 
-    @property
+    @cached_property
     def halo(self) -> Pair:
         return max(abs(t[1]) for t in self.taps), max(abs(t[2]) for t in self.taps)
 
-    def reach(self, phase: Pair) -> tuple[int, int, int, int]:
+    @cached_property
+    def reach(self) -> dict[Pair, tuple[int, int, int, int]]:
         """Rows above and below, vectors left and right, that the taps in a phase go beyond an output pixel's place."""
-        seen = [(y, x) for p, y, x in self.taps if self.phases[p] == phase]
-        rows, columns = [y for y, _ in seen], [x for _, x in seen]
-        return max(-min(rows), 0), max(*rows, 0), max(-min(columns), 0), max(*columns, 0)
+        found = dict.fromkeys(self.phases, (0, 0, 0, 0))
+        for p, y, x in self.taps:
+            phase = self.phases[p]
+            up, down, left, right = found[phase]
+            found[phase] = max(up, -y), max(down, y), max(left, -x), max(right, x)
+        return found
 
     def some(self, numbers: NDArray[np.int64]) -> Taps:
         """These of the taps alone, one at least."""
         taps = [self.taps[n] for n in numbers]
         phases = sorted({phase for phase, _, _ in taps})
-        again = tuple((phases.index(phase), y, x) for phase, y, x in taps)
+        number = {phase: n for n, phase in enumerate(phases)}
+        again = tuple((number[phase], y, x) for phase, y, x in taps)
         return Taps(self.stride, tuple(self.phases[phase] for phase in phases), again)
 
 
@@ -176,5 +182,5 @@ def dealt_out(context: Context, node: str, name: str, out: View, windows: list[T
 
 
 def _reach(windows: list[Taps], phase: Pair) -> tuple[int, int, int, int]:
-    found = [t.reach(phase) for t in windows if phase in t.phases]
+    found = [t.reach[phase] for t in windows if phase in t.reach]
     return max(f[0] for f in found), max(f[1] for f in found), max(f[2] for f in found), max(f[3] for f in found)

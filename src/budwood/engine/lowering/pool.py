@@ -33,9 +33,9 @@ def lower_adaptive(context: Context, node: AdaptivePool) -> None:
     shape = context.shape(name)
     info = StepInfo(node.name, "AdaptivePool", "average", f"{node.size[0]} x {node.size[1]}", context.shape(node.name))
     if context.shape(node.name) == (shape if len(shape) == 3 else ()):
-        return copy_channels(context, node.name, name, range(shape[0]), out)
+        return copy_channels(context, node.name, name, np.arange(shape[0]), out)
     if is_vector(context.shape(node.name)) and is_vector(shape):
-        return copy_channels(context, node.name, name, range(shape[0]), out)
+        return copy_channels(context, node.name, name, np.arange(shape[0]), out)
     if is_vector(context.shape(node.name)):
         return average(context, context.view(name), out, info)
     return _cells(context, node, info)
@@ -54,26 +54,30 @@ def _cells(context: Context, node: AdaptivePool, info: StepInfo) -> None:
     def emit(plan: _native.Plan) -> None:
         layout = made.buffer.layout
         assert layout is not None
-        start, offsets, at = [0], [], []
-        for image in range(have.images):
-            for oy in range(node.size[0]):
-                for ox in range(node.size[1]):
-                    rows, columns = _cell(oy, node.size[0], have.plane[0]), _cell(ox, node.size[1], have.plane[1])
-                    row, column = (a.ravel() for a in np.meshgrid(rows, columns, indexing="ij"))
-                    offsets.append(_offset(source, have, np.full(row.shape, image), row, column))
-                    start.append(start[-1] + len(row))
-                    at.append(_offset(made, layout, np.array([image]), np.array([oy]), np.array([ox])))
-        arrays = (np.array(start, np.int64), np.concatenate(offsets), np.concatenate(at))
-        plan.adaptive_average(source.numbers(), made.numbers(), *arrays)
+        oy, ox = (a.ravel() for a in np.indices(node.size))
+        (top, rows), (left, columns) = (
+            _cells_of(oy, node.size[0], have.plane[0]),
+            _cells_of(ox, node.size[1], have.plane[1]),
+        )
+        sizes = rows * columns
+        end = sizes.cumsum()
+        cell = np.repeat(np.arange(len(sizes)), sizes)
+        row, column = np.divmod(np.arange(len(cell)) - (end - sizes)[cell], columns[cell])
+        images = np.arange(have.images)[:, None]
+        offsets = _offset(source, have, images, top[cell] + row, left[cell] + column)
+        at = _offset(made, layout, images, oy, ox)
+        start = np.append(0, (images * len(cell) + end).ravel())
+        plan.adaptive_average(source.numbers(), made.numbers(), start, offsets.ravel(), at.ravel())
 
     context.add(info, made, [source], emit)
     if made is not out:
         _deal_out(context, node.name, made, out)
 
 
-def _cell(number: int, cells: int, size: int) -> NDArray[np.int64]:
-    """The rows or columns of a cell, as PyTorch cuts them."""
-    return np.arange(number * size // cells, -(-(number + 1) * size // cells))
+def _cells_of(number: NDArray[np.int64], cells: int, size: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """The first row or column of each cell, and how many it has, as PyTorch cuts them."""
+    first = number * size // cells
+    return first, -(-(number + 1) * size // cells) - first
 
 
 def _offset(
@@ -84,8 +88,6 @@ def _offset(
 
 
 def _deal_out(context: Context, name: str, made: View, out: View) -> None:
-    key = f"{name} (cells)"
-    context.graph.shapes[key] = context.graph.shapes[name]
-    context.storage.views[key] = made
+    key = context.further(f"{name} (cells)", context.shape(name), made)
     info = StepInfo(name, "operand", "repack", "", context.shape(name))
     repack(context, key, out, [Window()], 0.0, info)

@@ -15,6 +15,7 @@ from .plain_zeros import plain_zeros
 from .pool_early import pool_early
 from .remove_dead_channels import remove_dead_channels
 from .remove_unused import remove_unused
+from .split_pool import split_pool
 from .split_wide import split_wide
 
 PASSES: tuple[Callable[[Graph], Graph], ...] = (
@@ -44,4 +45,4 @@ def optimize(graph: Graph) -> Graph:
             graph = one(graph)
     graph = plain_zeros(graph)
     # Last, since a convolution with a residual can no longer take in a scale.
-    return split_wide(fuse_residual(graph))
+    return split_pool(split_wide(fuse_residual(graph)))
