@@ -43,6 +43,7 @@ def wrong(place: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         picture(root / "cut" / "ab"[k % 2] / f"{k}.png", k)
     for path in (root / "cut" / "a").iterdir():
         path.write_bytes(path.read_bytes()[:-30])
+    picture(root / "photo" / "1.png")
     picture(root / "two" / "a" / "1.png")
     picture(root / "two" / "b" / "1.png", 9)
     for k in range(5000):
@@ -122,6 +123,7 @@ TABLE: dict[str, list[tuple[tuple[str, ...], str]]] = {
         (("eval", "py:toynet.small", "nowhere"), "nowhere is neither"),
         (("eval", "py:toynet.small", "two"), "the network has 3 classes, the data 2"),
         ((*PRUNE, "0.5", "--calibration", "empty"), "empty holds no images"),
+        ((*PRUNE, "0.5", "--calibration", "photo"), "photo holds one image, too few for batch norm's statistics"),
         ((*PRUNE, "0.5", "--calibration", "nowhere"), "no folder of images at nowhere"),
         ((*PRUNE, "0.5", "--calibration", "one", "--data", SHAPES), "leave one of them out"),
     ],
@@ -210,6 +212,10 @@ TABLE: dict[str, list[tuple[tuple[str, ...], str]]] = {
         ((*PRUNE, "0.9", "--option", "pattern=2:4"), "2:4 makes 0.5 zeros in the layers it prunes, not 0.9"),
         ((*PRUNE, "0.5", "--option", "pattern=1x5"), "1x5 does not divide the 8 input channels of 3, which fall"),
         ((*PRUNE, "0.5", "--option", "pattern=2:4", "--option", "allocation=erk"), "erk does not"),
+        (
+            ("prune", "py:toynet.convolutional_head", *PRUNE[2:], "0.5", "--option", "allocation=uniform"),
+            "every layer of this network is one that is kept dense: nothing to prune; change keep_dense",
+        ),
         ((*PRUNE, "0.9", "--option", "allocation=str"), "STR published budgets for ResNet-50 alone"),
         (("prune", "py:toynet.small", "--sparsity", "0.5"), "no method: add --method gmp"),
         (("prune", "py:toynet.small", "--method", "magnitude"), "--method magnitude needs --sparsity"),

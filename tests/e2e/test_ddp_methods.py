@@ -49,6 +49,47 @@ distributed.leave()
 """
 
 
+APART = """
+import torch
+
+torch.set_num_threads(1)
+from budwood.core.errors import UserError
+from budwood.core.mask import Mask
+from budwood.core.pruner import Pruner, Tags
+from budwood.models.network import prunable
+from budwood.testing.pruners import RECIPE, toy_data, toy_network
+from budwood.train import distributed
+from budwood.train.fit import Fit
+
+
+class Apart(Pruner):
+    tags = Tags(density="target", gradual=True)
+
+    def update(self, model, mask, step, batch):
+        if step != 5:
+            return mask
+        entry = mask["0.weight"].clone()
+        entry.flatten()[distributed.rank()] = False
+        return Mask(dict(mask) | {"0.weight": entry})
+
+
+distributed.join()
+model, data = toy_network(), toy_data()
+fit = Fit(model, Apart(0.7), Mask.ones(prunable(model, head=True)), data, data, RECIPE)
+try:
+    fit.run()
+except UserError as error:
+    print(fit.step, error)
+distributed.leave()
+"""
+
+
+def test_processes_that_disagree_stop_at_that_step(process: Callable[..., Any], tmp_path: Path) -> None:
+    (tmp_path / "driver.py").write_text(APART)
+    said = process("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "driver.py")
+    assert (said.code, said.out.count("5 the processes hold different masks")) == (0, 2), said.err[-2000:]
+
+
 def test_two_processes_agree(process: Callable[..., Any], tmp_path: Path) -> None:
     (tmp_path / "driver.py").write_text(DRIVER)
     said = process("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "driver.py")

@@ -18,8 +18,8 @@ from .graph import Shape
 
 MOST_DIMENSIONS = 8
 OPEN_BATCH = 422
-"""Stands for a batch that is left open, in arithmetic with shapes: hardly another size (two times a prime), and small, as
-networks and exporters may make arrays that are as long."""
+"""Stands for a batch that is left open, in arithmetic with shapes: hardly another size (two times a prime), and small,
+as networks and exporters may make arrays that are as long."""
 _MOST_TIMES = 1e5
 """Of the open batch; masks of -1e9 and epsilons of 1e-12 are as good as multiples of anything."""
 

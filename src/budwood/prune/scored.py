@@ -26,7 +26,7 @@ class LayerOptions(Options):
     allocation: Allocation = "global"
     """How the sparsity is shared among the layers: global, uniform, erk, or str (ResNet-50 alone)."""
     keep_dense: Annotated[tuple[Part, ...] | None, BeforeValidator(several)] = None
-    """Layers left out of the pruning; None for the allocation's convention."""
+    """Layers left out of the pruning; None for the allocation's convention (lth-t: first and classifier)."""
 
 
 class ScoreOptions(LayerOptions):

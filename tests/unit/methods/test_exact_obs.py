@@ -221,6 +221,23 @@ def test_several_removals_at_a_time_come_near(
     assert pattern == "1x4" or not torch.equal(*masks)
 
 
+@pytest.mark.parametrize(("width", "together"), [(576, 1), (577, 9)])
+def test_one_by_one_up_to_576_inputs_a_64th_beyond(width: int, together: int) -> None:
+    """The border that docs/explain/methods.md states: what goes next is the least of those left, once each has been
+    looked at again."""
+    x = correlated(width, count=1000)
+    layer = layer_of(torch.randn(1, width, generator=torch.Generator().manual_seed(1)), 2 * x.T @ x)
+    weight, stays, wanted = layer.weight[0, 0].clone(), torch.ones(width, dtype=torch.bool), []
+    for _ in range(18 // together):
+        left = stays.nonzero().flatten()
+        inverse = torch.linalg.inv(layer.hessian[0][left][:, left])
+        least = (weight[left] ** 2 / inverse.diagonal()).argsort()[:together]
+        wanted += left[least].tolist()
+        stays[left[least]] = False
+        weight = best(layer.weight[0, 0], layer.hessian[0], stays.nonzero().flatten().tolist())[1]
+    assert trace(layer, SINGLE).order[0, :18].tolist() == wanted
+
+
 @pytest.mark.parametrize("pattern", ["unstructured", "2:4", "1x2"])
 @pytest.mark.parametrize("rounds", [1, 5])
 def test_losses_of_several_removals_are_exact(pattern: str, rounds: int, monkeypatch: pytest.MonkeyPatch) -> None:
