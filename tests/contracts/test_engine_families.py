@@ -29,7 +29,7 @@ from torchvision.ops import SqueezeExcitation
 import budwood
 from budwood.bench.zeros import with_random_zeros
 from budwood.testing.engine import FLOOR, rms
-from budwood.testing.networks import CLASSIFIERS, OF_TIMM, QUICK, classifier, measure_statistics, randomize
+from budwood.testing.networks import CLASSIFIERS, OF_TIMM, QUICK, TIMM_TOO, classifier, measure_statistics, randomize
 
 DENSE_TOO = {"resnet18", "mobilenet_v3_small", "shufflenet_v2_x0_5", "squeezenet1_1"}
 """Tested without zeros by default as well."""
@@ -53,7 +53,7 @@ def network(name: str, sparsity: float, x: Tensor, seed: int = 0) -> nn.Module:
 
 def cases() -> list[object]:
     found: list[object] = []
-    for name in (*CLASSIFIERS, *sorted(OF_TIMM)):
+    for name in (*CLASSIFIERS, *sorted(OF_TIMM | TIMM_TOO)):
         for sparsity in (0.9, 0.0):
             quick = name in ((QUICK - {"wide_resnet50_2"}) | OF_TIMM if sparsity else DENSE_TOO)
             found.append(pytest.param(name, sparsity, marks=[] if quick else [pytest.mark.slow]))

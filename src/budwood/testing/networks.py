@@ -40,6 +40,18 @@ QUICK = {
 """A small one of each family; the others take minutes together."""
 OF_TIMM = {"legacy_seresnet18", "mobilenetv1_100", "resnet18d", "tf_efficientnet_lite0"}
 """A small one of each family that torchvision does not have."""
+TIMM_TOO = {
+    "convnext_atto",
+    "mnasnet_small",
+    "mobilenetv2_035",
+    "mobilenetv3_small_050",
+    "regnetx_002",
+    "regnety_002",
+    "resnext26ts",
+    "seresnet18",
+    "seresnext26d_32x4d",
+}
+"""timm's own of families that torchvision has as well."""
 _OPTIONS = {
     "googlenet": {"init_weights": False, "transform_input": True},
     "inception_v3": {"init_weights": False, "transform_input": True},
@@ -47,8 +59,8 @@ _OPTIONS = {
 
 
 def classifier(name: str) -> nn.Module:
-    """The network without weights, with whatever it does to its input: torchvision's, or one of `OF_TIMM`."""
-    if name in OF_TIMM:
+    """The network without weights, with whatever it does to its input: torchvision's, or one of timm's above."""
+    if name in OF_TIMM | TIMM_TOO:
         return timm.build(name, None, pretrained=False).module
     return torchvision.models.get_model(name, weights=None, **_OPTIONS.get(name, {}))
 
