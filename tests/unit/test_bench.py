@@ -11,7 +11,7 @@ from torch import nn
 from budwood.bench import backend as backend_module
 from budwood.bench.environment import environment
 from budwood.bench.latency import disagreement, latency, zeros
-from budwood.bench.timer import SETTLE, compare
+from budwood.bench.timer import compare
 from budwood.bench.zeros import with_random_zeros
 from budwood.core.errors import UserError
 from budwood.core.registry import backends
@@ -48,10 +48,10 @@ def test_compare_divides_by_calls_per_round() -> None:
 
     def call() -> None:
         calls.append(1)
-        clock.now += 0.005
+        clock.now += 1 / 32  # exact, so that two calls are 50 ms and more in every turn
 
-    assert compare({"a": call}, rounds=3, per_round=4, clock=clock)["a"].median == pytest.approx(5)
-    assert len(calls) == 1 + 3 * (round(SETTLE / 0.005) + 4)
+    assert compare({"a": call}, rounds=3, per_round=4, clock=clock)["a"].median == pytest.approx(31.25)
+    assert len(calls) == 1 + 3 * (2 + 4)
 
 
 @pytest.mark.parametrize(("seconds", "expected"), [(0.0, 3), (1.0, 3), (9.5, 5), (None, 7)])

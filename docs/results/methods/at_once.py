@@ -46,7 +46,7 @@ APART = (
 """What decides how the methods of small Fisher blocks come out: the dampening, the moves of the weights that stay, or
 the single pass."""
 BEST = ("magnitude", "sparsegpt", "exact-obs")
-"""At 80 % too, to see how far pruning at once reaches."""
+"""At 80 and 90 % too, to see how far pruning at once reaches."""
 MODEL = "packaged:tf_efficientnet_lite0"
 
 
@@ -57,7 +57,7 @@ def cells() -> Iterator[tuple[str, float, int]]:
             if seed == 0 or method != "magnitude":
                 yield method, sparsity, seed
         if (sparsity, seed) == (0.7, 0):
-            yield from ((method, 0.8, 0) for method in BEST)
+            yield from ((method, further, 0) for further in (0.8, 0.9) for method in BEST)
 
 
 def done() -> set[tuple[str, float, int]]:
