@@ -93,10 +93,12 @@ def _study(sparsity: float, seed: int) -> Iterator[Cell]:
 
 
 def _others(seed: int) -> Iterator[Cell]:
-    """All other methods at 90 %, each with what its family has."""
+    """All other methods at 90 %, each with what its family has; and the random mask at 95 %, too."""
     for method in ("random", "st3", "set", "snfs", "topkast", "cram", "l1", "snip", "grasp", "synflow"):
         options = {"random": ("allocation=erk",), "topkast": ("keep_dense=[]",)}.get(method, ())
         yield Cell(f"{method}-90", method, "scratch", 0.9, seed, EPOCHS, options)
+    # Where few weights are left, which they are should matter more.
+    yield Cell("random-95", "random", "scratch", 0.95, seed, EPOCHS, ("allocation=erk",))
     recipe = ("allocation=uniform", "keep_dense=[]", "schedule.start=0.2", "schedule.end=0.79")
     yield Cell("gmp-scratch-90", "gmp", "scratch", 0.9, seed, EPOCHS, recipe)
     yield Cell("rigl-3x-90", "rigl", "scratch", 0.9, seed, 3 * EPOCHS)

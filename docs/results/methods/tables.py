@@ -127,6 +127,8 @@ def sanity() -> str:
     for cell, start in sorted(at_90.items()):
         control = "random-90" if start == "scratch" else "random-on-90"
         compare("trained: better than a random mask", cell, control, trained, 5000)
+    for cell in ("acdc-95", "rigl-95", "str-95"):
+        compare("trained: better than a random mask", cell, "random-95", trained, 5000)
     for method in sorted(once):
         if method not in CONTROLS:
             compare("at once: better than a random mask", method, "random", once, 500)
