@@ -24,6 +24,16 @@ def test_a_checkpoint_is_its_rows(path: Path) -> None:
     assert all(bool(torch.isfinite(value).all()) for value in stored.state.values() if value.is_floating_point())
 
 
+def test_what_a_run_names_rightly_is_what_its_row_counts() -> None:
+    with (RESULTS / "right.csv").open() as file:
+        for row in csv.DictReader(file):
+            right = bytes.fromhex(row["right"])
+            counted = ROWS[row["cell"]]
+            assert row["mask_digest"] == counted["mask_digest"] and len(right) * 8 == 5000
+            share = sum(byte.bit_count() for byte in right) / 5000
+            assert abs(share - float(counted["test_top1"])) < 5e-4, row["cell"]
+
+
 def test_every_pruned_row_of_the_first_seed_has_one() -> None:
     kept = {cell for cell, row in ROWS.items() if row["seed"] == "0" and (float(row["sparsity"]) or cell == "dense-s0")}
     assert kept == {path.stem for path in CHECKPOINTS}

@@ -1,6 +1,7 @@
 """The runs behind docs/results/methods.md, in slices that can be stopped and gone on with.
 
     python docs/results/methods/run.py TINYIMAGENET100 --minutes 150
+    python docs/results/methods/right.py TINYIMAGENET100
     python docs/results/methods/tables.py
 
 TINYIMAGENET100 is a folder with train/ and val/ of one folder a class. Every finished run is a line in rows.csv beside

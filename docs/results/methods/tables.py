@@ -4,6 +4,7 @@ import csv
 import statistics
 from collections import defaultdict
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 HERE = Path(__file__).parent
@@ -95,51 +96,86 @@ def at_once() -> str:
     return "\n".join(lines)
 
 
+def bits(digits: str) -> list[bool]:
+    """As right.py packs them: eight photographs a byte, the first one the highest bit."""
+    return [digit == "1" for byte in bytes.fromhex(digits) for digit in f"{byte:08b}"]
+
+
 CONTROLS = ("dense", "random", "magnitude")
 SECOND_ORDER = ("woodfisher", "mfac", "obert", "cap", "exact-obs")
 LEADERS = ("acdc-90", "rigl-3x-90", "st3-90")
 
 
+@dataclass
+class Runs:
+    """What is known of the accuracy of a cell, a run a seed."""
+
+    top1: list[float]
+    photos: int
+    right: list[list[bool]]
+    """Of each run, which photographs it names rightly; empty where that is not known."""
+
+
+def sigmas(better: Runs, worse: Runs) -> float:
+    """By how many standard deviations two cells differ: of the photographs, and of the seeds where there are several.
+    Both saw the same photographs, so where it is known which ones each names rightly, it is the differences by
+    photograph that scatter; they are fewer than two independent samples would have."""
+    means = [statistics.mean(runs.top1) for runs in (better, worse)]
+    if len(better.right) == len(better.top1) and len(worse.right) == len(worse.top1):
+        shares = zip(*([statistics.mean(photo) for photo in zip(*runs.right, strict=True)] for runs in (better, worse)),
+                     strict=True)  # fmt: skip
+        variance = statistics.pvariance([high - low for high, low in shares]) / better.photos
+    else:
+        variance = sum(mean * (1 - mean) / runs.photos for mean, runs in zip(means, (better, worse), strict=True))
+    variance += sum(statistics.variance(runs.top1) for runs in (better, worse) if len(runs.top1) > 1)
+    return (means[0] - means[1]) / max(variance, 1e-12) ** 0.5
+
+
 def sanity() -> str:
     """What the papers let one expect at 90 % (60 % at once), and whether it is so. Two figures are told apart where
-    they differ by two standard deviations: of the photographs, and of the seeds where there are several."""
+    they differ by two standard deviations."""
     cells = {cell: same for cell, same in by_cell().items() if not cell.endswith("†")}
-    trained = {cell: [float(row["test_top1"]) for row in same] for cell, same in cells.items()}
+    right = {row["cell"]: row["right"] for row in rows("right.csv")}
+    trained = {
+        cell: Runs(
+            [float(row["test_top1"]) for row in same], 5000,
+            [bits(right[row["cell"]]) for row in same if row["cell"] in right],
+        )
+        for cell, same in cells.items()
+    }  # fmt: skip
     at_90 = {cell: same[0]["start"] for cell, same in cells.items() if "-90" in cell and "random" not in cell}
     once: dict[str, list[float]] = defaultdict(list)
     for row in rows("at_once.csv"):
         if row["sparsity"] == "0.6" and " " not in row["method"]:  # as the others are, nothing set for it
             once[row["method"]].append(float(row["top1"]))
-    lines = ["| expected | figures (seeds) | so? |", "|---|---|---|"]
+    at_once = {method: Runs(top1, 500, []) for method, top1 in once.items()}
+    lines = ["| expected | figures (seeds) | standard deviations | so? |", "|---|---|---|---|"]
 
-    def compare(what: str, better: str, worse: str, among: Mapping[str, list[float]], photos: int) -> None:
+    def compare(what: str, better: str, worse: str, among: Mapping[str, Runs]) -> None:
         if better not in among or worse not in among:
             return
-        high, low = among[better], among[worse]
-        means = statistics.mean(high), statistics.mean(low)
-        variance = sum(mean * (1 - mean) / photos for mean in means)
-        variance += sum(statistics.variance(values) for values in (high, low) if len(values) > 1)
-        apart = (means[0] - means[1]) / max(variance, 1e-12) ** 0.5
+        apart = sigmas(among[better], among[worse])
         so = "yes" if apart > 2 else "no" if apart < -2 else "not told apart"
-        figures = f"`{better}` {100 * means[0]:.1f} ({len(high)}), `{worse}` {100 * means[1]:.1f} ({len(low)})"
-        lines.append(f"| {what} | {figures} | {so} |")
+        figures = (f"`{cell}` {100 * statistics.mean(among[cell].top1):.1f} ({len(among[cell].top1)})"
+                   for cell in (better, worse))  # fmt: skip
+        lines.append(f"| {what} | {', '.join(figures)} | {apart:+.1f} | {so} |")
 
     for cell, start in sorted(at_90.items()):
         control = "random-90" if start == "scratch" else "random-on-90"
-        compare("trained: better than a random mask", cell, control, trained, 5000)
+        compare("trained: better than a random mask", cell, control, trained)
     for cell in ("acdc-95", "rigl-95", "str-95"):
-        compare("trained: better than a random mask", cell, "random-95", trained, 5000)
+        compare("trained: better than a random mask", cell, "random-95", trained)
     for method in sorted(once):
         if method not in CONTROLS:
-            compare("at once: better than a random mask", method, "random", once, 500)
+            compare("at once: better than a random mask", method, "random", at_once)
     for method in SECOND_ORDER:
-        compare("at once: second order better than magnitude", method, "magnitude", once, 500)
+        compare("at once: second order better than magnitude", method, "magnitude", at_once)
     for cell in ("gmp-90", "woodfisher-90"):
-        compare("trained: little by little better than at once", cell, "magnitude-on-90", trained, 5000)
+        compare("trained: little by little better than at once", cell, "magnitude-on-90", trained)
     others = {cell for cell, start in at_90.items() if start == "scratch"} - set(LEADERS)
     for cell in LEADERS:
         for other in sorted(others):
-            compare("trained: leads among those from new weights", cell, other, trained, 5000)
+            compare("trained: leads among those from new weights", cell, other, trained)
     return "\n".join(lines)
 
 
