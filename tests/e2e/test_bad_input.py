@@ -1,5 +1,6 @@
 """What a user can do wrong: one line that says how to mend it, exit code 2, and nothing left behind."""
 
+import json
 import os
 import re
 import resource
@@ -44,6 +45,8 @@ def wrong(place: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     for path in (root / "cut" / "a").iterdir():
         path.write_bytes(path.read_bytes()[:-30])
     picture(root / "photo" / "1.png")
+    for k in range(6):
+        picture(root / "twain" / "ab"[k % 2] / f"{k}.png", k)
     picture(root / "two" / "a" / "1.png")
     picture(root / "two" / "b" / "1.png", 9)
     for k in range(5000):
@@ -189,6 +192,7 @@ TABLE: dict[str, list[tuple[tuple[str, ...], str]]] = {
         (("ls", "method"), '"methods"'),
         (("transfer", SHAPES, *MODEL, "--mode", "linear", "--epochs", "3"), "--epochs does not count for a linear"),
         ((*TRANSFER, "--device", "gpu"), "no device 'gpu'"),
+        ((*TRANSFER, "--device", "meta"), "no device 'meta'"),
         ((*TRANSFER, "--prune", "gpm", "--sparsity", "0.5"), "no method called 'gpm'; did you mean gmp or"),
         ((*TRANSFER, "--prune", "gmp"), "--prune gmp needs --sparsity"),
         ((*TRANSFER, "--sparsity", "0.5"), "--sparsity needs a method"),
@@ -222,6 +226,7 @@ TABLE: dict[str, list[tuple[tuple[str, ...], str]]] = {
         (("prune", "py:toynet.small", "--method", "dense"), "prunes nothing, it trains: add --data"),
         (("prune", "py:toynet.small", "--method", "wanda", "--sparsity", "0.5"), "add --calibration IMAGES"),
         (("prune", "py:toynet.small", "--method", "rigl", "--sparsity", "0.5"), "rigl prunes while it trains"),
+        ((*PRUNE, "0.5", "--data", "twain", "--distill", "0.5"), "--distill needs a network that knows the classes"),
         ((*PRUNE, "0.5", "--from-scratch"), "which have to be trained: add --data"),
         (("prune", "run", "--method", "dense", "--from-scratch", "--data", SHAPES), "needs an architecture"),
         (("prune", "py:toynet.small", "--recipe", "nowhere.toml"), "cannot read the recipe nowhere.toml"),
@@ -261,6 +266,89 @@ def test_one_line_and_nothing_left_behind(kind: str, budwood: Callable[..., Any]
             wrong_ones.append((" ".join(arguments), said, sorted(left)))
     assert wrong_ones == []
     assert not (scene / "pwned").exists() and not Path("pwned").exists()
+
+
+POOLED = ("prune", "py:toynet.pooled", "--sparsity", "0.5", "--workers", "0")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (("--method", "magnitude", "--size", "16"), "takes no images of 16 x 16 px"),
+        (("--method", "gmp", "--data", SHAPES, "--size", "16"), "takes no images of 16 x 16 px"),
+        (("--method", "gmp", "--data", SHAPES, "--batch-size", "1"), "a part of 1 image where"),
+        (("--method", "gmp", "--data", SHAPES, "--batch-size", "3", "--accumulate", "2"), "lower --accumulate"),
+        (("--method", "gmp", "--data", SHAPES, "--epochs", "3", "--warmup-epochs", "5"), "rise for 5 of 3 epochs"),
+    ],
+)  # fmt: skip
+def test_what_only_the_run_itself_shows(
+    arguments: tuple[str, ...], expected: str, budwood: Callable[..., Any], scene: Path
+) -> None:
+    said = budwood(*POOLED, *arguments)
+    assert said.code == 2 and expected in said.lines[-1] and sum("budwood: " in line for line in said.lines) == 1
+
+
+def test_names_that_are_no_text(budwood: Callable[..., Any], shapes: Path) -> None:
+    odd = b"\xe9".decode("utf-8", "surrogateescape")
+    (shapes / "red").rename(shapes / f"r{odd}d")
+    data = shapes.rename(shapes.with_name(f"sh{odd}pes"))
+    done = budwood(
+        "prune", "py:toynet.small", "--from-scratch", "--method", "gmp", "--sparsity", "0.5", "--data", data,
+        "--epochs", "1", "--workers", "0",
+    )  # fmt: skip
+    assert done.code == 0, done
+    assert json.loads(budwood("info", done.out.strip(), "--json").out)["lineage"]["classes"][2] == r"r\udce9d"
+
+
+def test_images_that_were_left_out_are_told(budwood: Callable[..., Any], shapes: Path) -> None:
+    (shapes / "red" / "00.png").write_bytes(b"x")
+    said = budwood(*PRUNE, "0.5", "--calibration", shapes)
+    assert said.code == 0 and "1 of 60 images left out, not readable: 00.png" in said.err
+    refused = budwood(*PRUNE, "0.5", "--data", shapes, "--epochs", "1", "--workers", "0")
+    assert refused.code == 2 and "--allow-unreadable" in refused.err
+    said = budwood(*PRUNE, "0.5", "--data", shapes, "--epochs", "1", "--workers", "0", "--allow-unreadable")
+    assert said.code == 0 and "1 of 60 images left out" in said.err
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_an_image_that_is_spoilt_during_the_run(
+    workers: int, budwood: Callable[..., Any], shapes: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Met by a process that loads images, it is told as by this one."""
+    from budwood.study.run import Runner
+
+    run = Runner.run
+
+    def spoil(self: Runner, spec: Any) -> Any:
+        for path in (shapes / "red").iterdir():
+            path.write_bytes(path.read_bytes()[:-40])
+        return run(self, spec)
+
+    monkeypatch.setattr(Runner, "run", spoil)
+    said = budwood(*PRUNE, "0.5", "--data", shapes, "--epochs", "1", "--workers", workers)
+    told = said.lines[-1]
+    assert said.code == 2 and told.endswith("repair or remove it") and "Traceback" not in said.err, said
+    assert told.startswith(f"budwood: {shapes}/red/")
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB"),
+        RuntimeError("[enforce fail at alloc_cpu.cpp:124] DefaultCPUAllocator: can't allocate memory: you tried"),
+    ],
+)
+def test_no_memory_is_one_line(
+    error: Exception, budwood: Callable[..., Any], scene: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from budwood.study.run import Runner
+
+    def full(*_: Any) -> None:
+        raise error
+
+    monkeypatch.setattr(Runner, "run", full)
+    said = budwood(*PRUNE, "0.5")
+    assert said.code == 2 and said.lines[-1].startswith("budwood: not enough memory")
 
 
 def test_a_gif_called_jpg_is_counted_and_used(budwood: Callable[..., Any], shapes: Path) -> None:

@@ -2,6 +2,7 @@
 
 import shutil
 import struct
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -79,8 +80,12 @@ HEADER = (b"", field(1, 1) + field(3, field(1, 1)))
 
 
 def entry(array: np.ndarray, offset: int, kind: int = 1) -> bytes:
-    shape = b"".join(field(2, field(1, side)) for side in array.shape)
-    return field(1, kind) + field(2, shape) + field(4, offset) + field(5, array.nbytes) + varint(6 * 8 + 5) + bytes(4)
+    return sized(array.shape, array.nbytes, offset, kind)
+
+
+def sized(shape: Sequence[int], size: int, offset: int = 0, kind: int = 1) -> bytes:
+    sides = b"".join(field(2, field(1, side)) for side in shape)
+    return field(1, kind) + field(2, sides) + field(4, offset) + field(5, size) + varint(6 * 8 + 5) + bytes(4)
 
 
 def write(prefix: Path, arrays: dict[str, np.ndarray], each: int = 4) -> Path:
@@ -133,6 +138,8 @@ def test_what_is_missing_or_damaged_is_said_in_one_line(tmp_path: Path) -> None:
         ([(b"a", good)], "no header"),
         ([HEADER, (b"a" * 1025, good)], "not of its length"),
         ([HEADER, (b"a", good[:-1])], "cut short"),
+        ([HEADER, (b"a", sized([0, 2**64 - 1], 0))], "of no shape"),
+        ([HEADER, (b"a", sized([0] * 9, 0))], "of no shape"),
         ([HEADER, (b"\xff", good)], "utf-8"),
     ):
         path.write_bytes(table([block(entries)]))

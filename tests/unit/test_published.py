@@ -444,9 +444,10 @@ def test_rigl_from_tensorflow(dense_first: bool, tmp_path: Path) -> None:
         return
     network.checkpoint().save(tmp_path / "checkpoint.safetensors")
     assert_computes(open_network(str(tmp_path)), expected)
-    named = open_network(f"timm:resnet50@{tmp_path / 'rigl.npz'}")
-    assert named.lineage.architecture == "published:resnet50_tf"
-    assert any("timm:resnet50 computes otherwise" in note for note in named.notes)
+    for name in ("timm:resnet50", "timm:resnet50.a1_in1k"):
+        named = open_network(f"{name}@{tmp_path / 'rigl.npz'}")
+        assert named.lineage.architecture == "published:resnet50_tf"
+        assert any(f"{name} computes otherwise" in note for note in named.notes)
     refused(tmp_path / "rigl.npz", "not those of torchvision:resnet18", "torchvision:resnet18")
 
 

@@ -1,6 +1,7 @@
 """The command line: one file = one verb, loaded when it is called."""
 
 import ast
+import re
 import sys
 from importlib.metadata import version
 from pathlib import Path
@@ -9,6 +10,8 @@ from typing import Any
 from cyclopts import App, CycloptsError, UnusedCliTokensError
 
 from ..core.errors import UserError
+
+NO_MEMORY = "not enough memory; try smaller images, a smaller batch or a smaller network"
 
 app = App(
     name="budwood",
@@ -47,7 +50,11 @@ def main(arguments: list[str] | None = None) -> None:
         sys.stderr.close()
         sys.exit(1)
     except MemoryError:
-        _fail("not enough memory; try smaller images, a smaller batch or a smaller network", 2)
+        _fail(NO_MEMORY, 2)
+    except RuntimeError as error:  # which is what PyTorch has for it
+        if not re.search("out of memory|t allocate memory", str(error)):
+            raise
+        _fail(NO_MEMORY, 2)
     except OSError as error:
         _fail(f"{error.filename or 'the system'}: {error.strerror or error}", 2)
 

@@ -45,6 +45,7 @@ def run(
     recipe_file: Annotated[Path | None, Parameter(name="--recipe")] = None,
     option: Annotated[list[str], Parameter(negative=())] | None = None,
     from_scratch: Annotated[bool, Parameter(negative=())] = False,
+    allow_unreadable: bool = False,
     seed: Seed = 0,
     recipe: Training = Recipe(),  # noqa: B008 -- frozen
     out: Path = Path("runs"),
@@ -78,6 +79,8 @@ def run(
         A setting of the method, KEY=VALUE; may be repeated.
     from_scratch
         Begin with new weights, drawn from the seed, and as many classes as the data has.
+    allow_unreadable
+        Go on although more than 1 % of the images cannot be read.
     seed
         Of order, augmentation, new weights, and what the method leaves to chance.
     out
@@ -106,16 +109,21 @@ def run(
     _check(name, tags, trains, calibration is not None, from_scratch)
     if from_scratch and recipe.distill:
         raise UserError("--distill teaches by the trained network, and --from-scratch has none: leave one of them out")
-    opened = open_task(data, task) if trains else None
+    opened = open_task(data, task, allow_unreadable=allow_unreadable) if trains else None
     network = _untrained(model, opened, seed) if from_scratch and opened else open_network(model)
     # A classifier that will be made anew takes no part.
     scope = network.mask if opened is None or network.knows(opened) else network.backbone
+    if recipe.distill and not network.knows(opened):
+        raise UserError(
+            "--distill needs a network that knows the classes of the data, and this one does not: leave it out"
+        )
     pruner.check(network.module, scope, recipe.epochs if trains and tags.gradual else 0)
     images = Images(calibration) if calibration is not None else None
     facts = data_facts(opened, images.digest() if images else None)
     spec = upstream_spec(Start.of(network), Pruning(name, target, options), seed, recipe, facts, trains)
     root = runs_folder(out) if distributed.rank() == 0 else out
-    for line in network.notes:
+    network.notes.extend(images.notes if images else [])
+    for line in [*network.notes, *(opened.notes if opened else [])]:
         say(line, quiet)
     with Bars(quiet) as bars:
         runner = Runner(

@@ -207,7 +207,7 @@ def _architecture(found: Contents, wanted: str | None) -> tuple[str, list[str]]:
     notes = list(found.notes)
     if wanted is None:
         return found.architecture or files.recognise(found.state, found.where), notes
-    if found.architecture and wanted in found.instead_of:
+    if found.architecture and wanted.partition(".")[0] in found.instead_of:  # timm: resnet50.tv_in1k
         return found.architecture, [*notes, f"{found.where}: {wanted} computes otherwise than the network in this file"]
     return wanted, notes
 

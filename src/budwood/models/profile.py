@@ -3,10 +3,23 @@
 import torch
 from torch import Tensor, nn
 
+from ..core.errors import UserError
 from ..core.mask import Mask
 from ..core.modes import evaluating
 from ..core.result import Layer
 from .network import prunable
+
+
+@torch.no_grad()
+def check_size(module: nn.Module, size: int) -> None:
+    """Raise UserError where the network takes no images of `size` x `size` pixels."""
+    try:
+        with evaluating(module):
+            module(torch.zeros(1, 3, size, size, device=next(module.parameters()).device))
+    except (RuntimeError, ValueError, AssertionError) as error:
+        raise UserError(
+            f"the network takes no images of {size} x {size} px ({error}); give another --size"[:300]
+        ) from None
 
 
 @torch.no_grad()
@@ -24,8 +37,7 @@ def layers(module: nn.Module, mask: Mask, size: int) -> list[Layer]:
 
     hooks = [m.register_forward_hook(record) for m in module.modules() if id(getattr(m, "weight", None)) in weights]
     try:
-        with evaluating(module):
-            module(torch.zeros(1, 3, size, size, device=next(module.parameters()).device))
+        check_size(module, size)
     finally:
         for hook in hooks:
             hook.remove()

@@ -11,7 +11,7 @@ from ..core.mask import Mask
 from ..core.pruner import Plan, Settings, Tags
 from ..core.registry import methods
 from ..core.spec import Recipe
-from .allocation import whole_counts
+from .allocation import require_finite, whole_counts
 from .regrow import BEFORE, ERK, IMAGENET, IMAGENET_NOTES, Regrow, RegrowOptions, gradient
 
 MODEL = "torchvision:resnet50 --from-scratch"
@@ -94,6 +94,8 @@ class SNFS(Regrow):
     def grown(self, mask: Mask, dropped: Mapping[str, int]) -> Mapping[str, int]:
         if not self.options.redistribute:
             return dropped
+        for name in dropped:
+            require_finite(name, self.average_[name])
         kept = mask.counts()
         means = {name: self._mean(name, mask[name]) if kept[name] else 0.0 for name in dropped}
         if (total := sum(means.values())) == 0:

@@ -34,7 +34,7 @@ from ..core.result import Result
 from ..core.spec import COMPONENT_VERSIONS, RunSpec
 from ..core.task import Task
 from ..models.network import Network, from_checkpoint
-from ..models.profile import layers
+from ..models.profile import check_size, layers
 from ..tasks.images import transforms
 from ..tasks.plain import Images
 from ..train import distributed
@@ -87,6 +87,7 @@ class Runner:
         is doing it."""
         if (result := self._finished(spec)) is not None:
             return result
+        check_size(self.network.module, (spec.preprocessing or self.network.lineage.preprocessing).size)
         lock = self.root / spec.run_id / LOCK
         with locked(lock, self.wait) if distributed.rank() == 0 else contextlib.nullcontext():
             return self._finished(spec) or self._do(spec)

@@ -11,7 +11,7 @@ from budwood.core.task import SPLITS, Metric, Split
 
 from .inspection import inspect
 from .layout import Item, find
-from .samples import SampleTask, few, hold_out, split_three_ways
+from .samples import SampleTask, as_text, few, hold_out, split_three_ways
 
 HELD_OUT = 0.15
 
@@ -35,7 +35,8 @@ class Folder(SampleTask):
         self.metric: Metric = metric
         root = Path(root)
         self.root = root.parent if root.is_file() else root
-        self.name, self.source = root.resolve().stem if root.is_file() else root.resolve().name, str(root)
+        whole = root.resolve()
+        self.name, self.source = as_text(whole.stem if root.is_file() else whole.name), as_text(str(root))
         found = find(root)
         self.notes = [f"layout: {found.layout}", *found.notes]
         if found.empty:

@@ -13,7 +13,7 @@ from torchvision.datasets.folder import IMG_EXTENSIONS
 from budwood.core.errors import UserError
 from budwood.core.task import SPLITS, Split
 
-from .samples import few, relative
+from .samples import as_text, few, relative
 
 SUFFIXES = (*IMG_EXTENSIONS, ".gif")
 SPLIT_NAMES: dict[str, Split] = {
@@ -118,9 +118,9 @@ class _Walk:
         if loose:
             self.found.notes.append(f"{loose} images directly in {parent} left out: they are in no class folder")
         for folder in folders:
-            before = len(self.found.items)
+            before, label = len(self.found.items), as_text(folder.name)
             for path in self._images(folder):
-                self.found.items.append(Item(path, relative(path, self.root), folder.name, split))
+                self.found.items.append(Item(path, relative(path, self.root), label, split))
             if len(self.found.items) == before:
                 self.found.empty.append(relative(folder, self.root))
 

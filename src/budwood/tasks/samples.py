@@ -119,8 +119,12 @@ def split_three_ways(strata: Sequence[Hashable], seed: int) -> list[Split]:
 def few(names: Iterable[Any]) -> str:
     """The first three of some names and how many more there are, for a message of one line."""
     shown = [str(name) for name in names]
-    text = ", ".join(shown[:3]) + (f" and {len(shown) - 3} more" if len(shown) > 3 else "")
-    return text.encode("utf-8", "backslashreplace").decode()  # a file name need not be text
+    return as_text(", ".join(shown[:3]) + (f" and {len(shown) - 3} more" if len(shown) > 3 else ""))
+
+
+def as_text(name: str) -> str:
+    """A name that can be written anywhere: that of a file need not be text."""
+    return name.encode("utf-8", "backslashreplace").decode()
 
 
 def relative(path: Path, root: Path) -> str:

@@ -6,7 +6,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, default_collate
+
+from ..core.errors import UserError
 
 
 def mixed_seed(*parts: int) -> int:
@@ -33,10 +35,46 @@ def batch_plan(
     return batches[:-1] if len(batches) > 1 and len(batches[-1]) < least else batches
 
 
-def loader(dataset: Dataset[Any], batches: list[list[int]], workers: int) -> DataLoader[Any]:
+class _Told(Dataset[Any]):
+    """A data set that gives what a user must read in place of a batch: PyTorch would tell it with a traceback."""
+
+    def __init__(self, dataset: Dataset[Any]) -> None:
+        self.dataset = dataset
+
+    def __getitems__(self, indices: list[int]) -> Any:
+        try:
+            return [self.dataset[index] for index in indices]
+        except UserError as error:
+            return UserError(str(error))
+
+
+def _collate(samples: Any) -> Any:
+    return samples if isinstance(samples, UserError) else default_collate(samples)
+
+
+class Loader(DataLoader[Any]):
+    """Raises UserError where an image cannot be read, or a process that loads them is gone."""
+
+    def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
+        try:
+            for batch in super().__iter__():
+                if isinstance(batch, UserError):
+                    raise batch
+                yield batch
+        except RuntimeError as error:
+            if "DataLoader worker" not in str(error):
+                raise
+            raise UserError(
+                "a process that loads images was killed, for want of memory perhaps: try --workers 0, or a smaller"
+                " --batch-size"
+            ) from None
+
+
+def loader(dataset: Dataset[Any], batches: list[list[int]], workers: int) -> Loader:
     """Batches as planned. Its own generator: the loader must not use up the global one's numbers."""
-    return DataLoader(
-        dataset,
+    return Loader(
+        _Told(dataset),
+        collate_fn=_collate,
         batch_sampler=batches,
         num_workers=workers,
         generator=torch.Generator().manual_seed(0),
@@ -44,7 +82,7 @@ def loader(dataset: Dataset[Any], batches: list[list[int]], workers: int) -> Dat
     )
 
 
-def in_order(dataset: Dataset[Any], batch_size: int, workers: int) -> DataLoader[Any]:
+def in_order(dataset: Dataset[Any], batch_size: int, workers: int) -> Loader:
     """Every image once, in order."""
     length = len(dataset)  # type: ignore[arg-type]
     return loader(dataset, [list(range(i, min(i + batch_size, length))) for i in range(0, length, batch_size)], workers)

@@ -19,8 +19,8 @@ import copy
 import math
 import shutil
 import time
-from collections.abc import Callable
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -140,6 +140,11 @@ class Fit:
         self.pruner.check(self.model, self.mask, self.recipe.epochs)
         self.cycles = self.pruner.cycles()
         self.length = self.cycles.length(self.recipe.epochs)
+        if self.recipe.warmup_epochs and self.recipe.warmup_epochs >= (self.length or 0):
+            raise UserError(
+                f"the learning rate would rise for {self.recipe.warmup_epochs} of {self.length} epochs and never fall;"
+                " lower --warmup-epochs, or give more --epochs"
+            )
         self.mask = distributed.mask_from_first(self.pruner.start(self.model, self.mask, self.plan))
         self.mask.apply_(self.model)
         self.average = copy.deepcopy(self.model) if self.recipe.ema else None
@@ -300,7 +305,7 @@ class Fit:
         for i, (x, y) in enumerate(parts):
             quiet = self.net.no_sync() if i < len(parts) - 1 and distributed.world() > 1 else nullcontext()  # type: ignore[operator]
             with quiet:
-                with torch.autocast(self.device.type, torch.bfloat16, enabled=self.recipe.amp):
+                with torch.autocast(self.device.type, torch.bfloat16, enabled=self.recipe.amp), _told_of_few(len(x)):
                     output = self._forward(x)
                 loss = self._loss(output.float(), x, y) * (len(y) / len(targets))
                 loss.backward()
@@ -427,3 +432,17 @@ class Fit:
                     f"{distributed.world()}; go on with as many, or delete it to start this run again"
                 )
             torch.set_rng_state(groups["rng"][str(distributed.rank())].clone())
+
+
+@contextmanager
+def _told_of_few(images: int) -> Iterator[None]:
+    """A part of a batch may be too small for batch norm, which only a pass shows: it depends on the maps' sizes."""
+    try:
+        yield
+    except ValueError as error:
+        if "more than 1 value per channel" not in str(error):
+            raise
+        raise UserError(
+            f"batch norm cannot train on a part of {images} image where its maps are of one pixel; raise --batch-size,"
+            " lower --accumulate, or raise --size"
+        ) from None

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+from budwood.core.errors import UserError
 from budwood.core.mask import Mask
 from budwood.core.pruner import Plan
 from budwood.models.network import prunable
@@ -145,3 +146,12 @@ def test_the_contract_with_redistribution() -> None:
 def test_settings_fit_the_method() -> None:
     for settings in SNFS.papers.values():
         SNFS(settings.sparsity, SNFSOptions(**settings.options))
+
+
+def test_a_gradient_that_is_not_finite_is_one_line() -> None:
+    weights = [4.0, 3.0, 2.0, 1.0, *[0.0] * 6]
+    model, mask = network((weights, FOUR_OF_TEN), (weights, FOUR_OF_TEN))
+    pruner = started(model, mask, Plan(1, 1000), alpha=0.5, redistribute=True)
+    feed(model, [1.0] * 10, [float("nan")] * 10)
+    with pytest.raises(UserError, match="are not finite"):
+        pruner.update(model, mask, 0, BATCH)

@@ -30,6 +30,7 @@ FOOTER = 48
 SUFFIX = ".index"
 LONGEST = 1024
 """Bytes of a name. With keys of any length a small file could make many long ones."""
+MOST_AXES = 8
 Message = dict[int, list[int | bytes]]
 TYPES = {
     1: torch.float32, 2: torch.float64, 3: torch.int32, 4: torch.uint8, 5: torch.int16, 6: torch.int8, 9: torch.int64,
@@ -84,6 +85,8 @@ def _tensor(entry: Message, values: np.ndarray, kind: torch.dtype) -> Tensor:
         raise ValueError("a variable is stored in slices")
     sides = [part for shape in entry.get(2, []) for part in _message(_text(shape)).get(2, [])]
     shape = [_number(_message(_text(side)), 1) for side in sides]
+    if len(shape) > MOST_AXES or any(side >= 2**31 for side in shape):
+        raise ValueError("a variable is of no shape")
     offset, size = _number(entry, 4), _number(entry, 5)
     if math.prod(shape) * kind.itemsize != size or len(part := values[offset : offset + size]) != size:
         raise ValueError("a variable is not of its size")
