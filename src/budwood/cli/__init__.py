@@ -12,6 +12,11 @@ from cyclopts import App, CycloptsError, UnusedCliTokensError
 from ..core.errors import UserError
 
 NO_MEMORY = "not enough memory; try smaller images, a smaller batch or a smaller network"
+OF_THE_MACHINE = {
+    "out of memory|t allocate memory": NO_MEMORY,
+    "DataLoader worker": "a process that loads images is gone, killed for want of memory perhaps; try --workers 0",
+}
+"""What PyTorch raises a plain RuntimeError for."""
 
 app = App(
     name="budwood",
@@ -51,10 +56,11 @@ def main(arguments: list[str] | None = None) -> None:
         sys.exit(1)
     except MemoryError:
         _fail(NO_MEMORY, 2)
-    except RuntimeError as error:  # which is what PyTorch has for it
-        if not re.search("out of memory|t allocate memory", str(error)):
+    except RuntimeError as error:
+        told = next((told for words, told in OF_THE_MACHINE.items() if re.search(words, str(error))), None)
+        if told is None:
             raise
-        _fail(NO_MEMORY, 2)
+        _fail(told, 2)
     except OSError as error:
         _fail(f"{error.filename or 'the system'}: {error.strerror or error}", 2)
 

@@ -53,21 +53,13 @@ def _collate(samples: Any) -> Any:
 
 
 class Loader(DataLoader[Any]):
-    """Raises UserError where an image cannot be read, or a process that loads them is gone."""
+    """Raises UserError where an image cannot be read."""
 
     def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
-        try:
-            for batch in super().__iter__():
-                if isinstance(batch, UserError):
-                    raise batch
-                yield batch
-        except RuntimeError as error:
-            if "DataLoader worker" not in str(error):
-                raise
-            raise UserError(
-                "a process that loads images was killed, for want of memory perhaps: try --workers 0, or a smaller"
-                " --batch-size"
-            ) from None
+        for batch in super().__iter__():
+            if isinstance(batch, UserError):
+                raise batch
+            yield batch
 
 
 def loader(dataset: Dataset[Any], batches: list[list[int]], workers: int) -> Loader:
