@@ -5,6 +5,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 DRIVER = """
 import hashlib
 import json
@@ -20,13 +22,12 @@ from torch.utils.data import TensorDataset
 from budwood.core.errors import UserError
 from budwood.core.mask import Mask
 from budwood.core.spec import Recipe
+from budwood.core.registry import methods
 from budwood.models.network import prunable
-from budwood.prune.regrow import RegrowOptions
-from budwood.prune.rigl import RigL
 from budwood.train import distributed
 from budwood.train.fit import Fit
 
-state, stop = Path(sys.argv[1]), int(sys.argv[2])
+state, stop, kind = Path(sys.argv[1]), int(sys.argv[2]), methods.get(sys.argv[3])
 distributed.join()
 rank = distributed.rank()
 torch.manual_seed(0)
@@ -49,7 +50,7 @@ def progress(done, total, how):
 
 
 first, said = [], ""
-pruner = RigL(0.6, RegrowOptions(every=7))
+pruner = kind(0.6, kind.Options(**json.loads(sys.argv[4])))
 fit = Fit(
     model, pruner, Mask.ones(prunable(model, head=True)), data, data, recipe,
     state_path=state, save_seconds=-1.0, progress=progress,
@@ -70,13 +71,24 @@ distributed.leave()
 """
 
 
-def test_two_processes_go_on_in_the_middle_of_an_epoch(process: Callable[..., Any], tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("method", "options"),
+    [
+        ("rigl", {"every": 7}),
+        pytest.param("snfs", {"every": 7}, marks=pytest.mark.slow),
+        pytest.param("topkast", {"every": 7}, marks=pytest.mark.slow),
+        pytest.param("str", {}, marks=pytest.mark.slow),
+    ],
+)
+def test_two_processes_go_on_in_the_middle_of_an_epoch(
+    method: str, options: dict[str, Any], process: Callable[..., Any], tmp_path: Path
+) -> None:
     """20 steps an epoch; after 16 the first process is asked whether to save."""
     (tmp_path / "driver.py").write_text(DRIVER)
 
     def run(state: str, stop: int = 0, processes: int = 2) -> list[dict[str, Any]]:
         how = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes))
-        said = process(*how, "driver.py", state, str(stop))
+        said = process(*how, "driver.py", state, str(stop), method, json.dumps(options))
         assert said.code == 0, said.err[-2000:]
         return [json.loads((tmp_path / f"{state}.{rank}.json").read_text()) for rank in range(processes)]
 

@@ -121,9 +121,8 @@ def test_methods_that_train_say_so(name: str, budwood: Any, place: Path) -> None
 @pytest.mark.parametrize(
     "name",
     [
-        pytest.param(name, marks=[] if name in ("rigl", "woodfisher", "lth") else pytest.mark.slow)
+        pytest.param(name, marks=[] if name in ("rigl", "woodfisher", "lth", "snip") else pytest.mark.slow)
         for name in methods
-        if methods.get(name).tags.gradual
     ],
 )
 def test_killed_and_gone_on_with(name: str, process: Callable[..., Any], place: Path, tmp_path: Path) -> None:
@@ -202,3 +201,17 @@ def test_at_once_in_two_processes(name: str, process: Callable[..., Any], place:
     two, one = (Checkpoint.load(tmp_path / said.out.split()[-1]) for said in (several, alone))
     assert two.digest() == one.digest()
     assert not list(tmp_path.glob("two/pruned/*/*"))
+
+
+@pytest.mark.parametrize(
+    "name", ["rigl", *(pytest.param(n, marks=pytest.mark.slow) for n in ("snfs", "str", "topkast", "woodfisher"))]
+)
+def test_trained_in_two_processes(name: str, process: Callable[..., Any], place: Path, tmp_path: Path) -> None:
+    """The real upstream run, as a user starts it: one checkpoint, told of once, that verifies."""
+    torchrun = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "budwood")
+    said = process(*torchrun, *words(name, place), "--from-scratch")
+    assert said.code == 0, said
+    (checkpoint,) = tmp_path.glob("runs/*/checkpoint.safetensors")
+    assert said.out.split() == [str(checkpoint.relative_to(tmp_path))]
+    verified = process("-c", ENTRY, "verify", str(checkpoint), "--json")
+    assert verified.code == 0 and 0.55 < json.loads(verified.out)["sparsity"] < 0.75

@@ -427,6 +427,27 @@ def test_after_a_loss_that_is_not_finite_in_a_later_epoch_it_goes_on_from_the_on
     assert all(torch.equal(t, mended.state_dict()[n]) for n, t in whole.state_dict().items())
 
 
+def test_weights_that_a_step_made_infinite_are_not_saved(tmp_path: Path) -> None:
+    """Only the next loss tells of them; gone on with, the run would fail for ever."""
+
+    class Overflows(Pruner):
+        def backward(self, model: nn.Module, mask: Mask, step: int, closure: Callable[[], Tensor]) -> Tensor:
+            loss = closure()
+            if step == 5:
+                gradient = model.get_parameter("0.weight").grad
+                assert gradient is not None
+                gradient.fill_(math.inf)
+            return loss
+
+    mask, state, whole, mended = some_kept(network(), 0.5, 0), tmp_path / "state", network(), network()
+    fit(whole, settings(), Pruner(), mask).run()
+    with pytest.raises(UserError, match=r"the loss became (nan|inf) at step 6;"):
+        fit(network(), settings(), Overflows(), mask, state_path=state, save_seconds=-1.0).run()
+    assert load_state(state)[1]["step"] == 5
+    fit(mended, settings(), Pruner(), mask, state_path=state).run()
+    assert all(torch.equal(t, mended.state_dict()[n]) for n, t in whole.state_dict().items())
+
+
 def test_weights_that_overflow_in_the_very_last_step_are_one_line() -> None:
     """No later loss tells of it but the validation's."""
     recipe = settings(lr=1e30, epochs=1, batch_size=IMAGES)

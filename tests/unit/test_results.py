@@ -9,10 +9,8 @@ import torch
 from budwood.core.checkpoint import Checkpoint
 
 RESULTS = Path(__file__).parents[2] / "docs" / "results" / "methods"
-ROWS: dict[str, dict[str, str]] = {}
-for _path in filter(Path.exists, (RESULTS / "rows_before.csv", RESULTS / "rows.csv")):  # what was made again counts
-    with _path.open() as _file:
-        ROWS |= {row["cell"]: row for row in csv.DictReader(_file)}
+with (RESULTS / "rows.csv").open() as _file:
+    ROWS = {row["cell"]: row for row in csv.DictReader(_file)}
 CHECKPOINTS = sorted((RESULTS / "checkpoints").glob("*.safetensors"))
 
 

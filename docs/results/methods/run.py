@@ -13,7 +13,6 @@ import argparse
 import csv
 import json
 import os
-import resource
 import shutil
 import signal
 import subprocess
@@ -95,6 +94,9 @@ def _study(sparsity: float, seed: int) -> Iterator[Cell]:
 
 def _others(seed: int) -> Iterator[Cell]:
     """All other methods at 90 %, each with what its family has; and the random mask at 95 %, too."""
+    # Top-KAST has the same share of each layer, the random mask ERK's: each with the other's, too.
+    yield Cell("random-uniform-90", "random", "scratch", 0.9, seed, EPOCHS, ("allocation=uniform", "keep_dense=[]"))
+    yield Cell("topkast-erk-90", "topkast", "scratch", 0.9, seed, EPOCHS, ("allocation=erk",))
     for method in ("random", "st3", "set", "snfs", "topkast", "cram", "l1", "snip", "grasp", "synflow"):
         options = {"random": ("allocation=erk",), "topkast": ("keep_dense=[]",)}.get(method, ())
         yield Cell(f"{method}-90", method, "scratch", 0.9, seed, EPOCHS, options)
@@ -102,12 +104,14 @@ def _others(seed: int) -> Iterator[Cell]:
     yield Cell("random-95", "random", "scratch", 0.95, seed, EPOCHS, ("allocation=erk",))
     recipe = ("allocation=uniform", "keep_dense=[]", "schedule.start=0.2", "schedule.end=0.79")
     yield Cell("gmp-scratch-90", "gmp", "scratch", 0.9, seed, EPOCHS, recipe)
-    yield Cell("rigl-3x-90", "rigl", "scratch", 0.9, seed, 3 * EPOCHS)
     yield Cell("snfs-redistributed-90", "snfs", "scratch", 0.9, seed, EPOCHS, ("redistribute=true",))
     rounds = "share=0.6838"  # two of them: three trainings of ten epochs
     yield Cell("lth-90", "lth", "scratch", 0.9, seed, EPOCHS, (rounds,))
     for control in ("random-mask", "random-reinit"):
         yield Cell(f"lth-{control}-90", "lth", "scratch", 0.9, seed, EPOCHS, (rounds, f"control={control}"))
+    # Longer, as RigL's paper asks for; AC/DC beside it.
+    for method in ("rigl", "acdc"):
+        yield Cell(f"{method}-3x-90", method, "scratch", 0.9, seed, 3 * EPOCHS)
     # What the epochs alone do for a network that has been trained.
     yield Cell("dense-on", "dense", "dense", 0, seed, EPOCHS)
     for method in ("random", "magnitude", "mfac", "obert", "cap", "exact-obs", "sparsegpt", "wanda"):
@@ -151,19 +155,20 @@ def make(cell: Cell, data: str, out: Path, deadline: float) -> str:
             os.killpg(child.pid, signal.SIGINT)
             _, status, used = os.wait4(child.pid, 0)
         child.returncode = os.waitstatus_to_exitcode(status)  # for Popen, which has not waited itself
-    before = float(spent.read_text()) if spent.exists() else 0.0
-    spent.write_text(str(before + used.ru_utime + used.ru_stime))
+    seconds, peak = (float(word) for word in spent.read_text().split()) if spent.exists() else (0.0, 0.0)
+    spent.write_text(f"{seconds + used.ru_utime + used.ru_stime} {max(peak, used.ru_maxrss / 1024)}")
     if child.returncode == 130:
         return "stopped"
     if child.returncode:
         return f"failed ({child.returncode}), see {log}"
-    write_row(cell, out, used)
+    write_row(cell, out)
     return "done"
 
 
-def write_row(cell: Cell, out: Path, used: resource.struct_rusage) -> None:
+def write_row(cell: Cell, out: Path) -> None:
     result = json.loads((out / f"{cell.key}.json").read_text())
     checkpoint = out / "runs" / result["run_id"] / "checkpoint.safetensors"
+    seconds, peak = (float(word) for word in (out / f"{cell.key}.cpu").read_text().split())
     keep = cell.seed == 0 and (cell.name == "dense" or cell.sparsity)
     if keep:
         CHECKPOINTS.mkdir(exist_ok=True)
@@ -179,8 +184,8 @@ def write_row(cell: Cell, out: Path, used: resource.struct_rusage) -> None:
             "density": f"{1 - result['measured_sparsity']:.6f}",
             "val_top1": f"{result['val_top1']:.6f}",
             "test_top1": f"{result['test_top1']:.6f}",
-            "cpu_seconds": round(float((out / f"{cell.key}.cpu").read_text())),
-            "peak_mb": used.ru_maxrss // 1024,
+            "cpu_seconds": round(seconds),
+            "peak_mb": round(peak),
             "run_id": result["run_id"],
             "mask_digest": result["mask_digest"],
             "command": " ".join(["budwood", *cell.command("TINYIMAGENET100")]),

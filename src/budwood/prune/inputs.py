@@ -130,6 +130,7 @@ def _stream(
             for batch in _images(plan, images, salt):
                 model(batch)
                 seen += len(batch)
+                plan.told(seen, images)
     finally:
         for hook in hooks:
             hook.remove()

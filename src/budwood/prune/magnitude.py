@@ -10,3 +10,4 @@ class Magnitude(Scored):
     """Removes the smallest |w|."""
 
     tags = Tags(family="magnitude", paper="Han et al. 2015", patterns=True)
+    cost = "a sort of all weights, once: 1 s and 0.6 GB for ResNet-50 (25.5 M weights; measured)"

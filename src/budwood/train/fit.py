@@ -209,10 +209,15 @@ class Fit:
 
     def _due(self) -> bool:
         """Whether to save in the middle of an epoch: by the first process's clock, which others ask now and then."""
-        late = time.monotonic() - self.saved_at > self.save_seconds
+        late = time.monotonic() - self.saved_at > self.save_seconds and self._finite()
         if self.step % self.plan.steps_per_epoch == 0 or (distributed.world() > 1 and self.step % ASKED):
             return False
         return bool(distributed.from_first(late))
+
+    def _finite(self) -> bool:
+        """Whether this is a state that can be gone on with. At the end of an epoch the validation loss tells."""
+        values = self.model.state_dict().values()
+        return all(bool(torch.isfinite(value).all()) for value in values if value.is_floating_point())
 
     def _step(self, batch: tuple[Tensor, Tensor]) -> float:
         lr = self.learning_rate(self.step)
