@@ -79,7 +79,7 @@ fit = Fit(model, Apart(0.7), Mask.ones(prunable(model, head=True)), data, data, 
 try:
     fit.run()
 except UserError as error:
-    print(fit.step, error)
+    print(f"{fit.step} {error}\\n", end="", flush=True)  # in one piece, or the two processes' lines may mix
 distributed.leave()
 """
 
