@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from tables import Row, rows
 from torch.utils.data import TensorDataset
 
 from budwood.core.task import Preprocessing
@@ -24,14 +25,6 @@ from budwood.train.evaluate import logits_of
 
 HERE = Path(__file__).parent
 RIGHT = HERE / "right.csv"
-Row = dict[str, str]
-
-
-def rows(path: Path) -> list[Row]:
-    if not path.exists():
-        return []
-    with path.open() as file:
-        return list(csv.DictReader(file))
 
 
 def checkpoint_of(row: Row, out: Path) -> Path | None:
@@ -54,8 +47,8 @@ def main() -> None:
         images, targets = zip(*batches, strict=True)
         return TensorDataset(torch.cat(images), torch.cat(targets))
 
-    found = {row["cell"]: row for row in rows(RIGHT)}
-    for row in rows(HERE / "rows.csv"):
+    found = {row["cell"]: row for row in rows(RIGHT.name)}
+    for row in rows("rows.csv"):
         cell = row["cell"]
         path = checkpoint_of(row, arguments.out / "runs")
         if path is None or found.get(cell, {}).get("mask_digest") == row["mask_digest"]:

@@ -156,19 +156,19 @@ def make(cell: Cell, data: str, out: Path, deadline: float) -> str:
             _, status, used = os.wait4(child.pid, 0)
         child.returncode = os.waitstatus_to_exitcode(status)  # for Popen, which has not waited itself
     seconds, peak = (float(word) for word in spent.read_text().split()) if spent.exists() else (0.0, 0.0)
-    spent.write_text(f"{seconds + used.ru_utime + used.ru_stime} {max(peak, used.ru_maxrss / 1024)}")
+    seconds, peak = seconds + used.ru_utime + used.ru_stime, max(peak, used.ru_maxrss / 1024)
+    spent.write_text(f"{seconds} {peak}")
     if child.returncode == 130:
         return "stopped"
     if child.returncode:
         return f"failed ({child.returncode}), see {log}"
-    write_row(cell, out)
+    write_row(cell, out, seconds, peak)
     return "done"
 
 
-def write_row(cell: Cell, out: Path) -> None:
+def write_row(cell: Cell, out: Path, seconds: float, peak: float) -> None:
     result = json.loads((out / f"{cell.key}.json").read_text())
     checkpoint = out / "runs" / result["run_id"] / "checkpoint.safetensors"
-    seconds, peak = (float(word) for word in (out / f"{cell.key}.cpu").read_text().split())
     keep = cell.seed == 0 and (cell.name == "dense" or cell.sparsity)
     if keep:
         CHECKPOINTS.mkdir(exist_ok=True)
