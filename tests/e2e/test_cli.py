@@ -207,6 +207,15 @@ def test_prune_says_what_it_trained_through(budwood: Verb, place: Path, tmp_path
     assert not any("engine" in note for note in notes["off"])
 
 
+@pytest.mark.parametrize(("method", "epochs"), [("gmp", "2"), ("lth", "4")])  # lth: two trainings
+def test_prune_tells_of_milestones_it_does_not_come_to(budwood: Verb, place: Path, method: str, epochs: str) -> None:
+    said = budwood("prune", "py:toynet.small", "--method", method, "--sparsity", "0.5", "--data", place / "shapes",
+                   "--epochs", epochs, "--milestones", "1", "--milestones", "2", "--milestones", "3", "--workers", "0",
+                   *(["--option", "share=0.5"] if method == "lth" else []))  # fmt: skip
+    assert said.code == 0
+    assert "a training of 2 epochs does not come to the milestones from 2 on" in said.err
+
+
 def test_prune_while_training_keeps_a_fitting_classifier(budwood: Verb, place: Path, tmp_path: Path) -> None:
     said = budwood("prune", "py:toynet.small", "--method", "gmp", "--sparsity", "0.7", "--data", place / "shapes",
                    "--epochs", "2", "--lr", "1e-9", "--workers", "0", "--json")  # fmt: skip

@@ -1,6 +1,8 @@
-"""The checkpoints that docs/results/methods keeps are those of its rows."""
+"""What docs/results/methods keeps is that of its rows, and its page has their tables."""
 
 import csv
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -35,3 +37,10 @@ def test_what_a_run_names_rightly_is_what_its_row_counts() -> None:
 def test_every_pruned_row_of_the_first_seed_has_one() -> None:
     kept = {cell for cell, row in ROWS.items() if row["seed"] == "0" and (float(row["sparsity"]) or cell == "dense-s0")}
     assert kept == {path.stem for path in CHECKPOINTS}
+
+
+def test_the_page_has_the_tables_of_the_rows() -> None:
+    made = subprocess.run([sys.executable, RESULTS / "tables.py"], capture_output=True, text=True, check=True).stdout
+    page = set((RESULTS.parent / "methods.md").read_text().splitlines())
+    tables = [line for line in made.splitlines() if line.startswith(("|", "Dense:"))]
+    assert len(tables) > len(ROWS) and [line for line in tables if line not in page] == []

@@ -25,7 +25,6 @@ from pathlib import Path
 
 HERE = Path(__file__).parent
 ROWS, CHECKPOINTS = HERE / "rows.csv", HERE / "checkpoints"
-DENSE = CHECKPOINTS / "dense-s0.safetensors"
 FIELDS = (
     "cell", "method", "start", "sparsity", "seed", "epochs", "density", "val_top1", "test_top1", "cpu_seconds",
     "peak_mb", "run_id", "mask_digest", "command",
@@ -54,11 +53,16 @@ class Cell:
     def key(self) -> str:
         return f"{self.name}-s{self.seed}"
 
+    @property
+    def dense(self) -> Path:
+        """The dense network of the same seed, which those begin with that do not begin with new weights."""
+        return CHECKPOINTS / f"dense-s{self.seed}.safetensors"
+
     def command(self, data: str) -> list[str]:
         model = (
             ["small:resnet10", "--from-scratch"]
             if self.start == "scratch"
-            else [str(DENSE.relative_to(HERE.parents[2]))]
+            else [str(self.dense.relative_to(HERE.parents[2]))]
         )
         sparsity = ["--sparsity", f"{self.sparsity:g}"] if self.sparsity else []
         return [
@@ -70,13 +74,12 @@ class Cell:
 
 def cells() -> Iterator[Cell]:
     """What is run, the most wanted first."""
-    yield Cell("dense", "dense", "scratch", 0, 0, EPOCHS)
     for seed in (0, 1):
+        yield Cell("dense", "dense", "scratch", 0, seed, EPOCHS)
         for sparsity in (0.9, 0.8, 0.95):
             yield from _study(sparsity, seed)
         # Of the others one seed, but for the controls that all are held against.
         yield from (cell for cell in _others(seed) if seed == 0 or cell.method == "random")
-    yield Cell("dense", "dense", "scratch", 0, 1, EPOCHS)
 
 
 def _study(sparsity: float, seed: int) -> Iterator[Cell]:
@@ -109,13 +112,19 @@ def _others(seed: int) -> Iterator[Cell]:
     yield Cell("lth-90", "lth", "scratch", 0.9, seed, EPOCHS, (rounds,))
     for control in ("random-mask", "random-reinit"):
         yield Cell(f"lth-{control}-90", "lth", "scratch", 0.9, seed, EPOCHS, (rounds, f"control={control}"))
+    # What the epochs alone do for a network that has been trained.
+    yield Cell("dense-on", "dense", "dense", 0, seed, EPOCHS)
+    # When WoodFisher prunes.
+    early = ("start=0.01", "end=0.4", "updates=40", "initial=0.05", "every=5")
+    yield Cell("gmp-early-90", "gmp", "dense", 0.9, seed, EPOCHS, tuple(f"schedule.{option}" for option in early))
+    # Those that do not share out the sparsity themselves have ERK's shares, like the random mask.
+    for method in ("random", "magnitude", "mfac", "obert", "cap", "exact-obs", "sparsegpt", "wanda"):
+        layerwise = method in ("random", "exact-obs", "sparsegpt", "wanda")
+        options = ("allocation=erk",) if layerwise else ()
+        yield Cell(f"{method}-on-90", method, "dense", 0.9, seed, EPOCHS, options)
     # Longer, as RigL's paper asks for; AC/DC beside it.
     for method in ("rigl", "acdc"):
         yield Cell(f"{method}-3x-90", method, "scratch", 0.9, seed, 3 * EPOCHS)
-    # What the epochs alone do for a network that has been trained.
-    yield Cell("dense-on", "dense", "dense", 0, seed, EPOCHS)
-    for method in ("random", "magnitude", "mfac", "obert", "cap", "exact-obs", "sparsegpt", "wanda"):
-        yield Cell(f"{method}-on-90", method, "dense", 0.9, seed, EPOCHS)
 
 
 def done() -> dict[str, dict[str, str]]:
@@ -169,8 +178,7 @@ def make(cell: Cell, data: str, out: Path, deadline: float) -> str:
 def write_row(cell: Cell, out: Path, seconds: float, peak: float) -> None:
     result = json.loads((out / f"{cell.key}.json").read_text())
     checkpoint = out / "runs" / result["run_id"] / "checkpoint.safetensors"
-    keep = cell.seed == 0 and (cell.name == "dense" or cell.sparsity)
-    if keep:
+    if cell.name == "dense" or (cell.seed == 0 and cell.sparsity):
         CHECKPOINTS.mkdir(exist_ok=True)
         shutil.copyfile(checkpoint, CHECKPOINTS / f"{cell.key}.safetensors")
     record(
@@ -196,13 +204,14 @@ def write_row(cell: Cell, out: Path, seconds: float, peak: float) -> None:
 def train(data: str, out: Path, minutes: float, only: str) -> None:
     """Two runs at a time until all are done or the time is up."""
     deadline = time.time() + 60 * minutes
-    waiting = [cell for cell in cells() if cell.key not in done() and only in cell.key]
-    first = [cell for cell in waiting if cell.start == "dense"]
-    if first and not DENSE.exists():
-        print(f"dense-s0: {make(next(cells()), data, out, deadline)}", flush=True)
-        waiting = [cell for cell in waiting if cell.key != "dense-s0"]
+    missing = [cell for cell in cells() if cell.key not in done()]
+    wanted = [cell for cell in missing if only in cell.key]
+    needed = {cell.dense.stem for cell in wanted if cell.start == "dense"}
+    waiting = [cell for cell in missing if cell in wanted or cell.key in needed]
 
     def one(cell: Cell) -> None:
+        while cell.start == "dense" and not cell.dense.exists() and time.time() < deadline:
+            time.sleep(1)
         if time.time() > deadline - 60:
             return
         start = time.time()

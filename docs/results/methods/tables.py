@@ -3,7 +3,7 @@
 import csv
 import statistics
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -36,14 +36,15 @@ def by_cell() -> dict[str, list[Row]]:
 
 
 def trained() -> str:
-    """One line a cell of run.py: the best first, within its sparsity."""
+    """One line a cell of run.py: the best first among those of its sparsity and its start."""
     lines = [
         "| run | method | from | epochs | density, % | test top-1, % | CPU minutes | peak memory, MB |",
         "|---|" + "---|" * 7,
     ]
 
-    def order(item: tuple[str, list[Row]]) -> tuple[float, float]:
-        return float(item[1][0]["sparsity"]), -statistics.mean(float(row["test_top1"]) for row in item[1])
+    def order(item: tuple[str, list[Row]]) -> tuple[float, str, float]:
+        first, accuracy = item[1][0], statistics.mean(float(row["test_top1"]) for row in item[1])
+        return float(first["sparsity"]), first["start"], -accuracy
 
     for cell, same in sorted(by_cell().items(), key=order):
         first = same[0]
@@ -98,7 +99,8 @@ def bits(digits: str) -> list[bool]:
 
 CONTROLS = ("dense", "random", "magnitude")
 SECOND_ORDER = ("woodfisher", "mfac", "obert", "cap", "exact-obs")
-LEADERS = ("acdc-90", "rigl-3x-90", "st3-90")
+EARLIER = ("rigl", "set", "snfs", "str")
+"""What AC/DC, and after it ST-3, came out better than in their papers."""
 
 
 @dataclass
@@ -111,10 +113,17 @@ class Runs:
     """Of each run, which photographs it names rightly; empty where that is not known."""
 
 
-def sigmas(better: Runs, worse: Runs) -> float:
-    """By how many standard deviations two cells differ: of the photographs, and of the seeds where there are several.
-    Both saw the same photographs, so where it is known which ones each names rightly, it is the differences by
-    photograph that scatter; they are fewer than two independent samples would have."""
+def seeds(cells: Iterable[Runs]) -> float:
+    """Variance of a run's accuracy from one seed to another: one for all cells, of those that have several."""
+    several = [runs.top1 for runs in cells if len(runs.top1) > 1]
+    freedom = sum(len(top1) - 1 for top1 in several)
+    return sum(statistics.variance(top1) * (len(top1) - 1) for top1 in several) / freedom if freedom else 0.0
+
+
+def sigmas(better: Runs, worse: Runs, seed_variance: float) -> float:
+    """By how many standard deviations two cells differ: of the photographs, and of the seeds. Both saw the same
+    photographs, so where it is known which ones each names rightly, it is the differences by photograph that scatter;
+    they are fewer than two independent samples would have."""
     means = [statistics.mean(runs.top1) for runs in (better, worse)]
     if len(better.right) == len(better.top1) and len(worse.right) == len(worse.top1):
         shares = zip(*([statistics.mean(photo) for photo in zip(*runs.right, strict=True)] for runs in (better, worse)),
@@ -122,8 +131,19 @@ def sigmas(better: Runs, worse: Runs) -> float:
         variance = statistics.pvariance([high - low for high, low in shares]) / better.photos
     else:
         variance = sum(mean * (1 - mean) / runs.photos for mean, runs in zip(means, (better, worse), strict=True))
-    variance += sum(statistics.variance(runs.top1) for runs in (better, worse) if len(runs.top1) > 1)
+    variance += sum(seed_variance / len(runs.top1) for runs in (better, worse))
     return (means[0] - means[1]) / max(variance, 1e-12) ** 0.5
+
+
+def control_of(cell: str) -> str | None:
+    """The random mask that had the same training as a cell at 90 or 95 %; none where no run had."""
+    method, _, percent = cell.rpartition("-")
+    if percent not in ("90", "95") or "random" in cell or method.startswith("lth") or method.endswith("-3x"):
+        return None  # a ticket is trained for some of the epochs, if at all
+    if method == "topkast":
+        return "random-uniform-90"
+    on = method.endswith("-on") or method in ("gmp", "gmp-early", "woodfisher")
+    return f"random-{'on-' if on else ''}{percent}"
 
 
 def sanity() -> str:
@@ -138,7 +158,6 @@ def sanity() -> str:
         )
         for cell, same in cells.items()
     }  # fmt: skip
-    at_90 = {cell: same[0]["start"] for cell, same in cells.items() if "-90" in cell and "random" not in cell}
     once: dict[str, list[float]] = defaultdict(list)
     for row in rows("at_once.csv"):
         if row["sparsity"] == "0.6" and " " not in row["method"]:  # as the others are, nothing set for it
@@ -149,31 +168,37 @@ def sanity() -> str:
     def compare(what: str, better: str, worse: str, among: Mapping[str, Runs]) -> None:
         if better not in among or worse not in among:
             return
-        apart = sigmas(among[better], among[worse])
+        apart = sigmas(among[better], among[worse], seeds(among.values()))
         so = "yes" if apart > 2 else "no" if apart < -2 else "not told apart"
         figures = (f"`{cell}` {100 * statistics.mean(among[cell].top1):.1f} ({len(among[cell].top1)})"
                    for cell in (better, worse))  # fmt: skip
         lines.append(f"| {what} | {', '.join(figures)} | {apart:+.1f} | {so} |")
 
-    for cell, start in sorted(at_90.items()):
-        control = "random-90" if start == "scratch" else "random-on-90"
-        compare("trained: better than a random mask", cell, control, trained)
-    compare("trained: better than a random mask", "topkast-90", "random-uniform-90", trained)
-    for cell in ("acdc-95", "rigl-95", "str-95"):
-        compare("trained: better than a random mask", cell, "random-95", trained)
+    for cell in sorted(trained):
+        if control := control_of(cell):
+            compare("trained: better than a random mask", cell, control, trained)
     for percent in (80, 90, 95):
         compare("trained: better than a ticket alone", f"gmp-{percent}", f"lth-t-{percent}", trained)
+        compare("trained: second order better than magnitude", f"woodfisher-{percent}", f"gmp-{percent}", trained)
+    compare("trained: second order better than magnitude", "woodfisher-90", "gmp-early-90", trained)
+    for cell in ("gmp-90", "woodfisher-90"):
+        compare("trained: little by little better than at once", cell, "magnitude-on-90", trained)
+    for other in EARLIER:
+        compare("trained: AC/DC leads those before it", "acdc-90", f"{other}-90", trained)
+    for other in ("acdc", *EARLIER):
+        compare("trained: ST-3 leads those before it", "st3-90", f"{other}-90", trained)
+    for other in ("set", "snfs", "str"):
+        compare("trained: RigL three times as long leads those before it", "rigl-3x-90", f"{other}-90", trained)
+    compare("trained: AC/DC leads those before it", "acdc-3x-90", "rigl-3x-90", trained)
+    for cell in ("rigl", "acdc"):
+        compare("trained: three times as long is better", f"{cell}-3x-90", f"{cell}-90", trained)
+    for control in ("random-mask", "random-reinit"):
+        compare("trained: a ticket better than its control", "lth-90", f"lth-{control}-90", trained)
     for method in sorted(once):
         if method not in CONTROLS:
             compare("at once: better than a random mask", method, "random", at_once)
     for method in SECOND_ORDER:
         compare("at once: second order better than magnitude", method, "magnitude", at_once)
-    for cell in ("gmp-90", "woodfisher-90"):
-        compare("trained: little by little better than at once", cell, "magnitude-on-90", trained)
-    others = {cell for cell, start in at_90.items() if start == "scratch"} - set(LEADERS)
-    for cell in LEADERS:
-        for other in sorted(others):
-            compare("trained: leads among those from new weights", cell, other, trained)
     return "\n".join(lines)
 
 

@@ -7,7 +7,7 @@ import torch
 from cyclopts import Parameter
 
 from ..core.errors import UserError
-from ..core.pruner import Tags
+from ..core.pruner import Pruner, Tags
 from ..core.registry import methods, sources
 from ..core.spec import Recipe
 from ..core.task import Task
@@ -123,7 +123,7 @@ def run(
     spec = upstream_spec(Start.of(network), Pruning(name, target, options), seed, recipe, facts, trains)
     root = runs_folder(out) if distributed.rank() == 0 else out
     network.notes.extend(images.notes if images else [])
-    for line in [*network.notes, *(opened.notes if opened else [])]:
+    for line in [*network.notes, *(opened.notes if opened else []), *(_unreached(pruner, recipe) if trains else [])]:
         say(line, quiet)
     with Bars(quiet) as bars:
         runner = Runner(
@@ -177,6 +177,15 @@ def _check(name: str, tags: Tags, trains: bool, calibrates: bool, from_scratch: 
         raise UserError("--calibration is for pruning at once without --data; leave one of them out")
     if from_scratch and not trains:
         raise UserError("--from-scratch begins with new weights, which have to be trained: add --data")
+
+
+def _unreached(pruner: Pruner, recipe: Recipe) -> list[str]:
+    """A line about the falls of the learning rate that a training as short as this one does not come to."""
+    length = pruner.cycles().length(recipe.epochs)
+    late = [epoch for epoch in recipe.milestones if length is not None and epoch >= length]
+    if not late:
+        return []
+    return [f"a training of {length} epochs does not come to the milestones from {min(late)} on: no fall there"]
 
 
 def _untrained(model: str, task: Task, seed: int) -> Network:
