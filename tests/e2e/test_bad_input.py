@@ -200,6 +200,8 @@ TABLE: dict[str, list[tuple[tuple[str, ...], str]]] = {
         ((*TRANSFER, "--prune", "fixed", "--sparsity", "0.5"), "--prune fixed holds the mask"),
         ((*TRANSFER, "--distill", "0.5"), "--distill teaches a pruned network"),
         (("prune", "py:toynet.small", "--method", "gmp", "--sparsity", "0.5"), "give --data"),
+        ((*PRUNE, "0.5", "--data", SHAPES, "--head", "sgd"), "--head counts for a linear head alone"),
+        ((*TRANSFER, "--adapt-bn"), "--adapt-bn counts for a linear head alone"),
         (("prune", "py:toynet.small", "--method", "fixed", "--sparsity", "0.5"), "prunes nothing"),
         (("transfer", SHAPES, "--model", "good.safetensors", "--prune", "gmp", "--sparsity", "0.2"), "already has 5"),
         ((*OPTION, "nothing=1"), "gmp has no option nothing; it takes allocation"),

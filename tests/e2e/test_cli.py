@@ -138,6 +138,9 @@ def test_the_metric_and_the_seed_count_where_they_make_a_difference(budwood: Ver
     assert first["run_id"] != second["run_id"]
     sgd = rows_of(budwood(*call, "--head", "sgd", "--seeds", "0", "1"))
     assert [row["seed"] for row in sgd] == [0, 1] and len({row["mask_digest"] for row in sgd}) == 1
+    # The head is the same for every seed, but not what a random mask prunes.
+    random = rows_of(budwood(*call, "--prune", "random", "--sparsity", "0.5", "--no-dense", "--seeds", "0", "1"))
+    assert [row["seed"] for row in random] == [0, 1] and len({row["mask_digest"] for row in random}) == 2
 
 
 def test_words_go_to_stderr_and_the_report_is_there(budwood: Verb, place: Path, tmp_path: Path) -> None:

@@ -2,14 +2,14 @@
 
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import torch
 from PIL import Image
 
 from budwood.core.mask import Mask
-from budwood.core.pruner import Plan
+from budwood.core.pruner import Family, Plan, Pruner
 from budwood.core.registry import methods, sources, tasks
 from budwood.core.task import SPLITS
 from budwood.testing.pruners import check_pruner
@@ -36,6 +36,9 @@ def test_a_method_and_a_source(members: dict[str, Any]) -> None:
     assert network.module(torch.zeros(2, 3, 32, 32)).shape == (2, 4)
     mask = members["coin"](sparsity=0.75).start(network.module, network.mask, Plan(1, 1))
     assert isinstance(mask, Mask) and mask.kept == network.mask.total // 4
+    coin = members["coin"]  # what test_recipe.py and test_methods_page.py ask of every method
+    assert coin.cost != Pruner.cost and coin.tags.family in get_args(Family)
+    assert coin.tags.family == "controls" or (coin.tags.paper and coin.papers)
 
 
 @pytest.mark.parametrize(

@@ -9,10 +9,10 @@ from PIL import Image
 
 from budwood.core.errors import UserError
 from budwood.core.registry import tasks
-from budwood.core.spec import COMPONENT_VERSIONS, Recipe, RunSpec
+from budwood.core.spec import COMPONENT_VERSIONS, Protocol, Recipe, RunSpec
 from budwood.core.task import Preprocessing
 from budwood.train.optim import learning_rate
-from budwood.transfer.protocols import SEEDS, check_linear, preprocessing_for, recipe_for, task_for
+from budwood.transfer.protocols import SEEDS, check_full, check_linear, preprocessing_for, recipe_for, task_for
 
 OWN = Preprocessing(resize=232, interpolation="bilinear")  # torchvision's newer ResNet-50
 STATISTICS = {"dtd": (0.5322, 0.2642), "stanfordcars": (0.4513, 0.2900), "cifar10": (0.4914, 0.2023)}
@@ -111,3 +111,14 @@ def test_older_runs_keep_their_names(monkeypatch: pytest.MonkeyPatch) -> None:
     spec = RunSpec(model="timm:resnet18", parent="p", task="t", data="d")
     assert spec.run_id == "7b5e869326c0ced4"
     assert spec.model_copy(update={"protocol": "cvpr22"}).run_id != spec.run_id
+
+
+@pytest.mark.parametrize("protocol", ["budwood", "cvpr22"])
+def test_what_a_head_alone_goes_by_is_not_in_a_full_transfers_recipe(protocol: Protocol) -> None:
+    given = Recipe(epochs=3, head="sgd", adapt_bn=True)  # of a transfer in both ways
+    assert recipe_for(protocol, unopened("dtd"), "full", given) == recipe_for(
+        protocol, unopened("dtd"), "full", Recipe(epochs=3)
+    )
+    with pytest.raises(UserError, match="head counts for a linear head alone"):
+        check_full(given)
+    check_full(Recipe(epochs=3, adapt_bn=False))

@@ -42,7 +42,7 @@ def test_every_option_is_explained_and_every_cost_told(name: str) -> None:
         return own + [n for part in parts for n in undocumented(part)]
 
     assert not undocumented(kind.Options)
-    assert kind.tags.density == "given" or kind.tags.paper or name == "random"
+    assert kind.tags.density == "given" or kind.tags.paper or kind.tags.family == "controls"
     assert kind.tags.density == "given" or kind.cost != "none beyond the training", "what it costs is not told"
     if kind.tags.paper and name not in ("magnitude", "l1"):  # these never had a recipe for ImageNet
         assert kind.papers, "the authors' settings are missing"

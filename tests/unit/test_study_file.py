@@ -197,6 +197,17 @@ def test_what_a_linear_transfer_has_no_use_for(protocol: str, recipe: Any, words
         assert read(written(tmp_path, content)).transfers["linear"].recipe.size == 128
 
 
+@pytest.mark.parametrize(
+    "content",
+    [
+        {"transfers": {"full": {"recipe": {"head": "sgd"}}}},
+        {"upstream": {"data": "photos", "recipe": {"adapt_bn": True}}},
+    ],
+)
+def test_what_counts_for_a_head_alone(content: dict[str, Any], tmp_path: Path) -> None:
+    assert "counts for a linear head alone" in refusal(tmp_path, LEAST | content)
+
+
 def test_the_folder_of_the_file_may_have_any_name(tmp_path: Path) -> None:
     folder = tmp_path / "a[1]*?"
     (folder / "sparse").mkdir(parents=True)

@@ -57,6 +57,15 @@ def test_two_networks_pruned_downstream_need_an_architecture_each(study: dict[st
     assert len(expand(StudyFile.model_validate(study | {"models": study["models"][:1]})).specs) == 3 * 3
 
 
+def test_seeds_of_a_head_that_has_none_count_where_a_mask_has_one(study: dict[str, Any]) -> None:
+    one = study | {"models": study["models"][:1], "sparsities": [0.5], "transfers": {"linear": {"seeds": 3}}}
+    for methods, seeds in ((["magnitude"], [0]), (["magnitude", "random"], [0, 1, 2])):
+        specs = expand(StudyFile.model_validate(one | {"methods": methods})).specs
+        assert [(spec.method, spec.seed) for spec in specs] == [(m, s) for s in seeds for m in ("dense", *methods)]
+    upstream = expand(StudyFile.model_validate(one | {"methods": ["random"], "when": "upstream"}))
+    assert [spec.seed for spec in upstream.transfers] == [0, 0]  # pruned once, for all seeds
+
+
 @pytest.mark.parametrize("when", ["upstream", "downstream"])
 @pytest.mark.parametrize(
     ("changes", "words"),

@@ -38,7 +38,9 @@ for _verb in ("transfer", "prune", "eval", "verify", "compile", "predict", "benc
     app.command(f"budwood.cli.{_verb}:run", name=_verb, help=_words(_verb))
 app.command("budwood.cli.recipe:app", name="recipe", help="A method's settings, its authors' too, as a file to edit.")
 app.command("budwood.cli.study:app", name="study", help="Many transfers from one file: done, gone on with, reported.")
-app.command("budwood.cli.data:app", name="data", help="Look at images before anything is trained on them.")
+app.command(
+    "budwood.cli.data:app", name="data", help="Check images, fix their splits in a file, or get a known data set."
+)
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -48,7 +48,8 @@ def run(
     Parameters
     ----------
     model
-        torchvision:NAME, timm:NAME, packaged:NAME, py:module.function, or the path of a checkpoint.
+        torchvision:NAME, timm:NAME, packaged:NAME, py:module.function, others (`budwood ls models`), or the path of a
+        checkpoint.
     batch
         Images at a time; 1 and 16 if not given.
     threads

@@ -72,6 +72,11 @@ def checked_device(name: str) -> str:
     return name
 
 
+def flag(setting: str) -> str:
+    """How a setting of a recipe is spelt on the command line."""
+    return "--" + setting.replace("_", "-")
+
+
 def parsed_options(pairs: list[str], base: dict[str, Any] | None = None) -> dict[str, Any]:
     """`KEY=VALUE` settings of a method over those of `base`, dots for parts of a part: schedule.end=0.5."""
     found: dict[str, Any] = copy.deepcopy(base or {})

@@ -19,7 +19,7 @@ from ..tasks.manifest import compare, write
 from ..tasks.samples import few
 from .common import open_task, print_json, say
 
-app = App(name="data", help="Look at images before anything is trained on them.")
+app = App(name="data", help="Check images, fix their splits in a file, or get a known data set.")
 
 
 @app.command

@@ -30,7 +30,8 @@ def run(
     Parameters
     ----------
     model
-        torchvision:NAME, timm:NAME, packaged:NAME, py:module.function, or the path of a checkpoint.
+        torchvision:NAME, timm:NAME, packaged:NAME, py:module.function, others (`budwood ls models`), or the path of a
+        checkpoint.
     data
         Folder of class folders, CSV of path,label, or a folder of files named by ImageNet's ids (n01440764_*.jpg).
     task

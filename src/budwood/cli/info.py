@@ -18,7 +18,8 @@ def run(model: str | None = None, /, *, json: Annotated[bool, Parameter(negative
     Parameters
     ----------
     model
-        torchvision:NAME, timm:NAME, packaged:NAME, py:module.function, or the path of a checkpoint.
+        torchvision:NAME, timm:NAME, packaged:NAME, py:module.function, others (`budwood ls models`), or the path of a
+        checkpoint.
     json
         Print JSON on stdout and nothing else.
     """

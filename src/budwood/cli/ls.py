@@ -45,9 +45,11 @@ def _methods() -> list[dict[str, Any]]:
         tags = methods.get(name).tags
         when = ["at once"] if tags.at_once else []
         when += ["while training"] if tags.gradual else []
-        needs = [tags.data] if tags.data != "none" else []
-        needs += ["gradients"] if tags.gradients else []
-        needs += [] if tags.at_once else ["epochs"]
+        needs = ["images"] if tags.data != "none" else []  # labels too, where there are some
+        if not tags.at_once or tags.density == "given":
+            needs += ["a training"]
+        elif tags.gradual and not needs:
+            needs += ["a training, or a linear transfer"]
         facts = {"name": name, "family": tags.family, "paper": tags.paper}
         facts |= {"prunes": "never" if tags.density == "given" else ", ".join(when), "needs": ", ".join(needs)}
         found.append(facts | {"patterns": "N:M, 1xB" if tags.patterns else "", "density": tags.density})

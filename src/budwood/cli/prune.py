@@ -17,6 +17,7 @@ from ..study.run import CHECKPOINT, Runner, make_pruner
 from ..study.specs import Pruning, Start, data_facts, upstream_spec
 from ..tasks.plain import Images
 from ..train import distributed
+from ..transfer.protocols import check_full
 from .common import (
     Accelerate,
     Bars,
@@ -25,6 +26,7 @@ from .common import (
     Workers,
     checked_device,
     checked_sparsity,
+    flag,
     open_task,
     parsed_options,
     print_json,
@@ -60,7 +62,8 @@ def run(
     Parameters
     ----------
     model
-        torchvision:NAME, timm:NAME, packaged:NAME, py:module.function, or the path of a checkpoint.
+        torchvision:NAME, timm:NAME, packaged:NAME, py:module.function, others (`budwood ls models`), or the path of a
+        checkpoint.
     method
         Pruning method (`budwood ls methods`); dense and fixed train without pruning.
     sparsity
@@ -101,8 +104,9 @@ def run(
     quiet = json or distributed.rank() != 0
     trains = data is not None or task is not None
     if not trains and (idle := sorted(recipe.model_fields_set - {"size"})):
-        raise UserError(f"--{idle[0].replace('_', '-')} counts in a training, and there is none: add --data")
+        raise UserError(f"{flag(idle[0])} counts in a training, and there is none: add --data")
     name, target, options, recipe = _request(recipe_file, method, sparsity, option, recipe)
+    check_full(recipe, flag)
     tags: Tags = methods.get(name).tags
     pruner = make_pruner(name, target, options)
     checked_device(device)

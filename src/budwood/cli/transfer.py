@@ -21,9 +21,9 @@ from ..models.network import Network, check_linear_head, from_checkpoint, open_n
 from ..report import html
 from ..report import screen as report_screen
 from ..study.run import CHECKPOINT, Runner, make_pruner
-from ..study.specs import Pruning, Start, transfer_spec
+from ..study.specs import Pruning, Start, counting, transfer_spec
 from ..train import distributed
-from ..transfer.protocols import SEEDS, check_linear, recipe_for, task_for
+from ..transfer.protocols import SEEDS, check_full, check_linear, recipe_for, task_for
 from .common import (
     Accelerate,
     Bars,
@@ -32,6 +32,7 @@ from .common import (
     Workers,
     checked_device,
     checked_sparsity,
+    flag,
     label,
     open_task,
     parsed_options,
@@ -77,7 +78,8 @@ def run(
     data
         Folder of class folders (or train/ val/ [test/] of them), a CSV of path,label, or a task's name.
     model
-        torchvision:NAME, timm:NAME, packaged:NAME, py:module.function, or the path of a checkpoint.
+        torchvision:NAME, timm:NAME, packaged:NAME, py:module.function, others (`budwood ls models`), or the path of a
+        checkpoint.
     task
         A known data set (`budwood ls tasks`); DATA is then where it lies.
     prune
@@ -85,7 +87,8 @@ def run(
     sparsity
         Shares of zeros to reach, one run each.
     mode
-        linear: a new head on the frozen backbone (pruned at once). full: all weights (pruned while training).
+        linear: a new head on the frozen backbone (pruned at once). full, if not given: all weights (pruned while
+        training).
     seeds
         One run each; 0 if not given, or as many as the protocol has.
     option
@@ -120,7 +123,9 @@ def run(
     options = parsed_options(option or [])
     _check_request(prune, sparsities, options, recipe.distill > 0, mode or ["full"])
     if mode and "linear" in mode:
-        check_linear(protocol, recipe, "full" in mode, lambda name: "--" + name.replace("_", "-"))
+        check_linear(protocol, recipe, "full" in mode, flag)
+    else:
+        check_full(recipe, flag)
     checked_device(device)
     network = open_network(model)
     _check_network(network, mode or ["full"], sparsities)
@@ -198,11 +203,11 @@ class _Request:
 
 def _seeds_of(way: Transfer, seeds: list[int], request: _Request, quiet: bool) -> list[int]:
     """The seeds that make a difference."""
-    head = recipe_for(request.protocol, request.task, way, request.recipe).head
-    if way == "full" or head != "lbfgs" or len(seeds) == 1:
-        return seeds
-    say("linear head: L-BFGS comes to the same for every seed, so one is run; --head sgd for several", quiet)
-    return seeds[:1]
+    recipe = recipe_for(request.protocol, request.task, way, request.recipe)
+    found = counting(seeds, way, recipe, [request.prune] if request.prune else [])
+    if len(found) < len(seeds):
+        say("linear head: L-BFGS comes to the same for every seed, so one is run; --head sgd for several", quiet)
+    return found
 
 
 def _check_network(network: Network, ways: Sequence[Transfer], sparsities: list[float]) -> None:

@@ -13,15 +13,19 @@ from .errors import UserError
 from .mask import Mask
 from .spec import Recipe
 
+Family = Literal[
+    "magnitude", "second-order", "re-growth", "lottery-ticket", "regularisation", "one-shot", "controls",
+]  # fmt: skip
+
 
 @dataclass(frozen=True)
 class Tags:
     """What a method does, told truly: the verbs and the contract tests go by them."""
 
-    family: str = "controls"
+    family: Family = "controls"
     paper: str = ""
     gradual: bool = False
-    """Where there is a training it prunes during it, and not before."""
+    """Its mask changes during a training: pruned little by little, or moved. Where there is one, it is given it."""
     at_once: bool = True
     """It can prune a network that is not trained."""
     seeded: bool = False
@@ -142,8 +146,9 @@ class Pruner:
     """Fixed-mask training: the mask given at the start is the mask in force until the end.
 
     Life of a method inside `train.fit`, step by step (`fit` documents the order it keeps):
-    `start` once; then per step `forward_weights` inside every forward pass, `backward` around the passes,
-    `update` with the gradients in place, `applies_gradient` before the optimizer; after each epoch `finish`, on a copy.
+    `start` first, again in a run that goes on (then `load_state`), so what it draws is `plan.random`'s; then per step
+    `forward_weights` inside every forward pass, `backward` around the passes, `update` with the gradients in place,
+    `applies_gradient` before the optimizer; after each epoch `finish`, on a copy.
     A function is told the step it is called for, 0-based, in a run that goes on as well, so that no method counts.
     `__init__` only stores; what is learned lives in attributes saved by `state`.
     """

@@ -70,6 +70,10 @@ class Recipe(BaseModel):
         return Recipe(**kept, epochs=150, batch_size=64, lr=0.01, schedule="constant", milestones=(51, 101))
 
 
+LINEAR_ONLY = ("head", "adapt_bn")
+"""What of a recipe counts for a linear head alone."""
+
+
 class RunSpec(BaseModel):
     """What determines a run's result. Paths and clocks do not count, nor do the numbers of threads and processes,
     which change its last digits."""

@@ -23,7 +23,7 @@ from .scored import Scored, ScoreOptions
 
 class ProximalOptions(ScoreOptions):
     strength: float | None = Field(None, ge=0)
-    """The factor of the sum of all |w| in the loss. None for the one by which weights that the loss does not hold go
+    """The factor of the sum of all |w| in the loss. Not set: the one by which weights that the loss does not hold go
     to zero just in time, if they are among the smallest that are to be pruned."""
     until: float = Field(0.7, gt=0, lt=1)
     """When the network is pruned, as a share of the training."""

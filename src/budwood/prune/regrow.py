@@ -34,14 +34,14 @@ ERK = {"allocation": "erk", "every": 100, "end": 0.78125}
 
 class RegrowOptions(LayerOptions):
     allocation: Allocation = "erk"
-    """How the sparsity is shared among the layers at the start."""
+    """How the sparsity is shared among the layers at the start (str: ResNet-50 alone)."""
     initial: Literal["random", "magnitude"] = "random"
-    """Which weights there are at the start: any, as the authors have it, who train from scratch; or the largest, which
-    a network that has been trained before should keep."""
+    """Which weights there are at the start: any (random), as the authors have it, who train from scratch; or the
+    largest (magnitude), which a network that has been trained before should keep."""
     alpha: float = Field(0.3, gt=0, lt=1)
     """Share of a layer's weights that is replaced at the first move; along a cosine it falls to 0."""
     every: int | None = Field(None, ge=1)
-    """Steps between two moves, the first of which is at step 0. None for 100, as the authors have it, or fewer in a
+    """Steps between two moves, the first of which is at step 0. Not set: 100, as the authors have it, or fewer in a
     training so short that it would have less than ten moves (but not fewer than ten steps)."""
     end: float = Field(0.75, gt=0, le=1)
     """Share of the training after which no weight moves. The authors have 25,000 of 32,000 steps, 0.78125."""
@@ -90,7 +90,7 @@ class Regrow(Layered):
         return self.moved(model, mask, step) if self.moves(step) else mask
 
     def looks_at_gradients(self, step: int) -> bool:
-        return False
+        return type(self).update is not Regrow.update
 
     def moved(self, model: nn.Module, mask: Mask, step: int) -> Mask:
         """The mask after the drop and the growth at `step`."""

@@ -24,9 +24,9 @@ class LayerOptions(Options):
     """Which layers, and what share of each."""
 
     allocation: Allocation = "global"
-    """How the sparsity is shared among the layers: global, uniform, erk, or str (ResNet-50 alone)."""
+    """How the sparsity is shared among the layers (str: ResNet-50 alone)."""
     keep_dense: Annotated[tuple[Part, ...] | None, BeforeValidator(several)] = None
-    """Layers left out of the pruning; None for the allocation's convention (lth-t: first and classifier)."""
+    """Layers left out of the pruning. Not set: the allocation's convention (lth-t: first and classifier)."""
 
 
 class ScoreOptions(LayerOptions):
@@ -139,7 +139,7 @@ class Gradual(Scored):
         return self.prune_to(model, mask, self.moments_[step], step) if step in self.moments_ else mask
 
     def looks_at_gradients(self, step: int) -> bool:
-        return False
+        return type(self).update is not Gradual.update
 
     def settled(self, step: int) -> bool:
         return step >= max(self.moments_)

@@ -55,10 +55,10 @@ HOLD = 0.025
 
 class STROptions(Options):
     initial: float | None = Field(None, lt=0)
-    """Where every s starts, which the sparsity then follows from, as it did the authors'. None for what comes near the
+    """Where every s starts, which the sparsity then follows from, as it did the authors'. Not set: what comes near the
     sparsity that is asked for and is corrected to meet it."""
     decay: float | None = Field(None, ge=0, le=10)
-    """Weight decay of s. None for the training's own, or more of it where that is too little to move s (not if
+    """Weight decay of s. Not set: the training's own, or more of it where that is too little to move s (not if
     `initial` is given)."""
 
 

@@ -22,7 +22,7 @@ class TopKASTOptions(ScoreOptions):
     backward: float = Field(0.5, ge=0, lt=1)
     """Sparsity of B, the weights that learn; below the sparsity asked for, or none could grow into A."""
     penalty: float | None = Field(None, ge=0)
-    """Weight decay of the weights in A; None for the training's. Of those in B alone it is that over the density of A,
+    """Weight decay of the weights in A. Not set: the training's. Of those in B alone it is that over the density of A,
     which keeps small ones from coming and going."""
     every: int = Field(10, ge=1)
     """Steps between two choices of A and B. The paper has 1, and finds 100 as good."""

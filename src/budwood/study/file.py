@@ -22,7 +22,7 @@ from ..core.errors import UserError
 from ..core.files import read_bytes
 from ..core.spec import Protocol, Recipe
 from ..core.task import Metric
-from ..transfer.protocols import SEEDS, check_linear
+from ..transfer.protocols import SEEDS, check_full, check_linear
 
 LARGEST = 2**20
 """Bytes; a study has two thousand."""
@@ -164,6 +164,9 @@ class StudyFile(_Part):
             raise ValueError("distill teaches what is pruned downstream; set when: downstream")
         if "linear" in self.transfers:
             check_linear(self.protocol, self.transfers["linear"].recipe)
+        if "full" in self.transfers:
+            check_full(self.transfers["full"].recipe)
+        check_full(self.upstream.recipe)
         return self
 
     def seeds(self, way: Literal["linear", "full"]) -> list[int]:

@@ -18,7 +18,7 @@ from ..tasks.plain import Images
 from ..transfer.protocols import recipe_for, task_for
 from .file import ModelEntry, StudyFile, TaskEntry
 from .run import MARKER, make_pruner
-from .specs import Pruning, Start, TaskKey, data_facts, task_key, transfer_spec, upstream_spec
+from .specs import Pruning, Start, TaskKey, counting, data_facts, task_key, transfer_spec, upstream_spec
 from .store import Origin
 
 
@@ -165,15 +165,11 @@ def _transfers(study: StudyFile, start: Start, task: Task, network: Network) -> 
     for way in study.transfers:
         given = study.transfers[way].recipe
         recipe = recipe_for(study.protocol, task, way, given)
-        seeds = study.seeds(way)
-        if way == "linear" and recipe.head == "lbfgs":
-            seeds = seeds[:1]  # it comes to the same for every seed
-        for seed in seeds:
+        prunings = [] if study.when == "upstream" or start.sparsity > 0 else [p for p, _ in _prunings(study)]
+        for seed in counting(study.seeds(way), way, recipe, [pruning.method for pruning in prunings]):
             first = transfer_spec(start, task, way, seed, given, study.protocol)
             yield first
-            if study.when == "upstream" or start.sparsity > 0:
-                continue
-            for pruning, _ in _prunings(study):
+            for pruning in prunings:
                 _check_downstream(pruning, network, way, recipe)
                 teacher = first.run_id if recipe.distill else None
                 yield transfer_spec(start, task, way, seed, given, study.protocol, pruning, teacher)

@@ -4,17 +4,15 @@ import json
 import textwrap
 import tomllib
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from ..core.errors import UserError
-from ..core.spec import Recipe
+from ..core.spec import LINEAR_ONLY, Recipe
 
 LARGEST = 64 * 2**10
 """Bytes; a recipe has two thousand."""
-HEAD = ("recipe", "head")
-"""Counts in a transfer alone."""
 
 
 class RecipeFile(BaseModel):
@@ -64,20 +62,31 @@ def write(file: RecipeFile, options: BaseModel) -> str:
 
 def comment(text: str) -> str:
     """As comments of at most 118 characters; what goes on is indented."""
-    return textwrap.fill(" ".join(text.split()), 118, initial_indent="# ", subsequent_indent="#   ")
+    return textwrap.fill(
+        " ".join(text.split()), 118, initial_indent="# ", subsequent_indent="#   ", break_on_hyphens=False
+    )
 
 
 def _table(name: str, model: BaseModel) -> list[str]:
     fields = type(model).model_fields
     values = {key: getattr(model, key) for key in fields}
-    plain = [key for key in fields if not isinstance(values[key], BaseModel) and (name, key) != HEAD]
+    hidden = LINEAR_ONLY if name == "recipe" else ()
+    plain = [key for key in fields if not isinstance(values[key], BaseModel) and key not in hidden]
     lines = ["", f"[{name}]"] if plain else []
     for key in plain:
-        if text := fields[key].description:
-            lines.append(comment(text))
+        text, words = fields[key].description or "", _words(fields[key].annotation)
+        if text or words:
+            lines.append(comment(f"{text} Values: {', '.join(words)}." if words else text))
         value = model.model_dump(mode="json")[key]
         lines.append(f"# {key} = (not set)" if value is None else f"{key} = {json.dumps(value)}")
     for key in fields:
         if isinstance(values[key], BaseModel):
             lines += _table(f"{name}.{key}", values[key])
     return lines
+
+
+def _words(annotation: Any) -> list[str]:
+    """Those that a setting may have, or be a list of; empty where it is not one of words."""
+    if get_origin(annotation) is Literal:
+        return [str(word) for word in get_args(annotation)]
+    return [word for part in get_args(annotation) for word in _words(part)]

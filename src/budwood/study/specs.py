@@ -1,5 +1,6 @@
 """RunSpecs from what a user asks for: the same for one network and task as for a whole study."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -101,3 +102,9 @@ def data_facts(task: Task | None, calibration: str | None) -> dict[str, Any]:
     if task is not None:
         return dict(zip(("task", "data", "metric"), task_key(task), strict=True))
     return {"task": "none", "data": calibration or "none"}
+
+
+def counting(seeds: list[int], way: Transfer, recipe: Recipe, pruned_by: Iterable[str]) -> list[int]:
+    """Those of the seeds that make a difference to runs of this recipe, pruned on the way by these methods."""
+    alike = way == "linear" and recipe.head == "lbfgs"  # it comes to the same head for every seed
+    return seeds[:1] if alike and not any(methods.get(name).tags.seeded for name in pruned_by) else seeds

@@ -4,7 +4,7 @@ as its published code has them. docs/explain/protocol.md lists every difference.
 from collections.abc import Callable
 
 from ..core.errors import UserError
-from ..core.spec import Protocol, Recipe, Transfer
+from ..core.spec import LINEAR_ONLY, Protocol, Recipe, Transfer
 from ..core.task import Preprocessing, Task
 from ..tasks.views import Official
 
@@ -25,11 +25,12 @@ def recipe_for(protocol: Protocol, task: Task, way: Transfer, given: Recipe) -> 
     """The settings of a transfer; of a full one, what was set in `given` counts before the protocol's own."""
     if way == "linear":
         return _for_linear(protocol, given)
-    if protocol != "cvpr22":
-        return given
-    # The study tests `epoch % 50` at an epoch's end, so the rate falls from the 0-based epochs 51 and 101 on.
-    own = Recipe(epochs=150, batch_size=64, lr=task.study_lr, schedule="constant", milestones=(51, 101))
-    return Recipe.model_validate(own.model_dump() | {name: getattr(given, name) for name in given.model_fields_set})
+    own = Recipe()
+    if protocol == "cvpr22":
+        # The study tests `epoch % 50` at an epoch's end, so the rate falls from the 0-based epochs 51 and 101 on.
+        own = Recipe(epochs=150, batch_size=64, lr=task.study_lr, schedule="constant", milestones=(51, 101))
+    counted = given.model_fields_set.difference(LINEAR_ONLY)
+    return Recipe.model_validate(own.model_dump() | {name: getattr(given, name) for name in counted})
 
 
 def _for_linear(protocol: Protocol, given: Recipe) -> Recipe:
@@ -52,6 +53,13 @@ def check_linear(protocol: Protocol, given: Recipe, full_too: bool = False, spel
     if protocol == "cvpr22":
         raise UserError(f"the cvpr22 protocol fixes {names} of a linear transfer; leave {them} out")
     raise UserError(f"{names} {do} not count for a linear head, which has the study's settings; leave {them} out")
+
+
+def check_full(given: Recipe, spelt: Callable[[str], str] = str) -> None:
+    """Raise UserError where `given` sets what counts for a linear head alone, and there is none."""
+    for name in LINEAR_ONLY:
+        if getattr(given, name) != getattr(Recipe(), name):
+            raise UserError(f"{spelt(name)} counts for a linear head alone, and there is none; leave it out")
 
 
 def preprocessing_for(
