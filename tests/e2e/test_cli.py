@@ -210,6 +210,31 @@ def test_prune_says_what_it_trained_through(budwood: Verb, place: Path, tmp_path
     assert not any("engine" in note for note in notes["off"])
 
 
+def test_no_epochs_are_no_training(budwood: Verb, place: Path, tmp_path: Path) -> None:
+    said = budwood("prune", "py:toynet.small", "--method", "gmp", "--sparsity", "0.5", "--data", place / "shapes",
+                   "--epochs", "0", "--workers", "0")  # fmt: skip
+    assert said.code == 0 and "pruned at once to 50" in said.err and "batch norm statistics made anew on 42" in said.err
+    stored = Checkpoint.load(tmp_path / said.out.strip())
+    assert (stored.lineage.where, stored.lineage.method) == ("one-shot", "gmp")
+
+
+def test_trained_on_at_its_mask_a_network_says_still_how_it_was_pruned(
+    budwood: Verb, place: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "r.toml").write_text('method = "magnitude"\nsparsity = 0.5\n[recipe]\ndistill = 0.5\n')
+    # What a recipe says of a training is passed over where there is none.
+    first = budwood("prune", "py:toynet.small", "--recipe", "r.toml", "--calibration", place / "few", "--workers", "0")
+    assert first.code == 0
+    pruned = Checkpoint.load(tmp_path / first.out.strip())
+    assert pruned.lineage.task is None  # unlabelled photos are none
+    again = budwood("prune", first.out.strip(), "--method", "fixed", "--data", place / "shapes", "--epochs", "1",
+                    "--workers", "0", "--json")  # fmt: skip
+    row = json.loads(again.out)
+    trained = Checkpoint.load(tmp_path / "runs" / row["run_id"] / "checkpoint.safetensors")
+    assert trained.mask == pruned.mask and (row["method"], row["sparsity"]) == ("fixed", pytest.approx(0.5, abs=1e-2))
+    assert (trained.lineage.method, trained.lineage.where) == ("magnitude", "one-shot")
+
+
 @pytest.mark.parametrize(("method", "epochs"), [("gmp", "2"), ("lth", "4")])  # lth: two trainings
 def test_prune_tells_of_milestones_it_does_not_come_to(budwood: Verb, place: Path, method: str, epochs: str) -> None:
     said = budwood("prune", "py:toynet.small", "--method", method, "--sparsity", "0.5", "--data", place / "shapes",

@@ -123,4 +123,8 @@ def test_one_failing_process_ends_the_run(
 def test_bad_input_ends_both(torchrun: Callable[..., Any], place: Path, tmp_path: Path) -> None:
     said = torchrun([*arguments(place), "--option", "nothing=1"])
     assert said.code != 0 and "gmp has no option nothing" in said.err and said.out == ""
-    assert not (tmp_path / "runs").exists()
+    said = torchrun(
+        ["prune", "py:toynet.small", "--method", "dense", "--data", str(place / "shapes"), "--batch-size", "3"]
+    )
+    assert said.code != 0 and "2 processes cannot share a batch of 3: change --batch-size" in said.err
+    assert not list(tmp_path.glob("runs/*/result.json"))

@@ -144,6 +144,7 @@ def test_what_needs_a_failed_run_is_skipped(budwood: Callable[..., Said], place:
     ("changes", "words"),
     [
         ({"methods": ["acdc"]}, "prunes while it trains"),
+        ({"methods": ["gmp"]}, "prunes while it trains"),
         ({"methods": ["wanda"], "upstream": {}}, "looks at images"),
         ({"methods": ["magnitud"]}, "did you mean magnitude"),
         ({"models": ["py:toynet.small", "py:toynet.small"]}, "name it once"),

@@ -117,7 +117,7 @@ def run(
     network = _untrained(model, opened, seed) if from_scratch and opened else open_network(model)
     # A classifier that will be made anew takes no part.
     scope = network.mask if opened is None or network.knows(opened) else network.backbone
-    if recipe.distill and not network.knows(opened):
+    if trains and recipe.distill and not network.knows(opened):
         raise UserError(
             "--distill needs a network that knows the classes of the data, and this one does not: leave it out"
         )
@@ -137,7 +137,10 @@ def run(
     if distributed.rank() == 0:
         for line in result.notes[len(network.notes) :]:
             say(line, quiet)
-        say(f"sparsity {result.sparsity:.2%} of the backbone, {result.checkpoint_bytes / 1e6:.1f} MB", quiet)
+        say(
+            f"sparsity {result.sparsity:.2%} of what may be pruned, {result.checkpoint_bytes / 1e6:.1f} MB",
+            quiet,
+        )
         if json:
             print_json(result.row())
         else:
@@ -173,7 +176,7 @@ def _check(name: str, tags: Tags, trains: bool, calibrates: bool, from_scratch: 
     """What this method cannot do with what it is given, said before anything is loaded."""
     if tags.density == "given" and not trains:
         raise UserError(f"the method {name} prunes nothing, it trains: add --data, or choose another one")
-    if not trains and (not tags.at_once or (tags.gradual and tags.data == "none")):
+    if not trains and tags.needs_training:
         raise UserError(f"{name} prunes while it trains: give --data, or prune at once with --method magnitude")
     if tags.data != "none" and not trains and not calibrates:
         raise UserError(f"{name} looks at images: add --calibration IMAGES (no labels needed), or --data to train too")

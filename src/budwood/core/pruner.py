@@ -27,7 +27,7 @@ class Tags:
     gradual: bool = False
     """Its mask changes during a training: pruned little by little, or moved. Where there is one, it is given it."""
     at_once: bool = True
-    """It can prune a network that is not trained."""
+    """It can prune without a training."""
     seeded: bool = False
     """What it prunes at once depends on the seed."""
     edits_weights: bool = False
@@ -50,6 +50,11 @@ class Tags:
     density: Literal["exact", "indirect", "given"] = "exact"
     """Whether the sparsity asked for is met to one weight, aimed at (and missed where it must be), or not looked at:
     the mask is as given."""
+
+    @property
+    def needs_training(self) -> bool:
+        """Whether it prunes upstream in a training alone: GMP at once is magnitude pruning."""
+        return not self.at_once or (self.gradual and self.data == "none")
 
 
 Batches = Iterator[tuple[Tensor, Tensor]]

@@ -75,8 +75,8 @@ LINEAR_ONLY = ("head", "adapt_bn")
 
 
 class RunSpec(BaseModel):
-    """What determines a run's result. Paths and clocks do not count, nor do the numbers of threads and processes,
-    which change its last digits."""
+    """What determines a run's result. Paths and clocks do not count, nor do the numbers of threads, which change its
+    last digits, and of processes, each of which has batch norm over its own part of a batch."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
     model: str

@@ -7,7 +7,7 @@ from torch import Tensor
 from ..core.pruner import Settings, Tags
 from ..core.registry import methods
 from ..core.spec import Recipe
-from .layerwise import Layer, Layerwise, Removals, cheapest, unit
+from .layerwise import Layer, Layerwise, Removals, cheapest
 from .removal import Trace, trace
 from .structure import Structure
 
@@ -75,7 +75,7 @@ def cut(layer: Layer, found: Trace, structure: Structure, count: int) -> Tensor:
         # From the last row on, so that of equal rows the first keeps more.
         made = cheapest(found.running().flip(0).flatten(), sizes.flip(0).flatten(), least)
         gone &= made.reshape(gone.shape).flip(0)
-    size = unit(structure)
+    size = structure.unit
     blocks = torch.zeros(len(gone), layer.weight.shape[2] // size, dtype=torch.int64, device=gone.device)
     blocks.scatter_add_(1, found.order.clamp(min=0), gone.long())
     return layer.kept & (blocks == 0).repeat_interleave(size, dim=1).reshape(layer.kept.shape)
@@ -83,7 +83,7 @@ def cut(layer: Layer, found: Trace, structure: Structure, count: int) -> Tensor:
 
 def _sizes(layer: Layer, found: Trace, structure: Structure) -> Tensor:
     """How many weights each removal takes."""
-    present = layer.kept.flatten(0, 1).unflatten(1, (-1, unit(structure))).sum(2)
+    present = layer.kept.flatten(0, 1).unflatten(1, (-1, structure.unit)).sum(2)
     return present.gather(1, found.order.clamp(min=0)).masked_fill(found.order < 0, 0)
 
 

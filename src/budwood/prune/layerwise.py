@@ -21,7 +21,7 @@ from .allocation import Allocation, layer_counts
 from .inputs import products
 from .scored import Scored, ScoreOptions
 from .scratch import store, stored
-from .structure import Structure
+from .structure import ungroup
 
 RANK = 1e-7
 """Of the mean diagonal: what is left of a column of H, given the others, below which it counts for none. The sums over
@@ -145,7 +145,7 @@ class _Work:
             weight, kept = self.pruner.settle(layer, wanted(layer.name))
             shape = self.model.get_parameter(layer.name).shape
             rows = {"weight": weight.masked_fill(~kept, 0).float(), "kept": kept}
-            return {key: from_rows(value, shape).cpu().contiguous() for key, value in rows.items()}
+            return {key: ungroup(value, shape).cpu().contiguous() for key, value in rows.items()}
 
         found = {}
         for name, part in self._each("pruned", settle, self.done + len(self.names)):
@@ -187,20 +187,9 @@ class _Work:
             yield Layer(name, rows, kept, damped(hessian, options.damping), hessian.diagonal(dim1=1, dim2=2) == 0)
 
 
-def unit(structure: Structure) -> int:
-    """Weights that go together."""
-    return structure.size if structure.kind == "block" else 1
-
-
 def to_rows(values: Tensor, groups: int) -> Tensor:
-    """A weight (O, I, ...) as (G, O / G, D), the input channels last."""
+    """A weight (O, I, ...) as (G, O / G, D), the input channels last; `ungroup` is the inverse."""
     return values.movedim(1, -1).reshape(groups, len(values) // groups, -1)
-
-
-def from_rows(rows: Tensor, shape: Sequence[int]) -> Tensor:
-    """The inverse of `to_rows`, for a weight of `shape`."""
-    outputs, inputs, *rest = shape
-    return rows.reshape(outputs, *rest, inputs).movedim(-1, 1)
 
 
 def damped(hessian: Tensor, share: float) -> Tensor:

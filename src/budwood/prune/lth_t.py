@@ -6,6 +6,7 @@ import copy
 
 from torch import nn
 
+from ..core.errors import UserError
 from ..core.mask import Mask
 from ..core.pruner import Cycles, Plan, Settings, Tags
 from ..core.registry import methods
@@ -62,6 +63,11 @@ class PretrainedLTH(Rounds):
 
     def cycles(self) -> Cycles:
         return Cycles(max(1, len(levels(self.sparsity, self.options.share)) - self.options.trained))
+
+    def check(self, model: nn.Module, mask: Mask, epochs: int) -> None:
+        super().check(model, mask, epochs)
+        if self.options.trained and len(levels(self.sparsity, self.options.share)) == 1:
+            raise UserError("one round prunes trained weights as they are: take --method magnitude, or a smaller share")
 
     def layers(self, model: nn.Module, mask: Mask) -> list[str]:
         return participants(model, mask, self.options, ("first", "classifier"))

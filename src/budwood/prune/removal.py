@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from .layerwise import Layer, unit
+from .layerwise import Layer
 from .structure import Structure
 
 BORDER = 576
@@ -37,7 +37,7 @@ def trace(layer: Layer, structure: Structure) -> Trace:
     groups, rows, width = layer.weight.shape
     weight, kept = layer.live().flatten(0, 1), layer.kept.flatten(0, 1)
     group = torch.arange(groups * rows, device=weight.device) // rows
-    batch = 1 if width <= BORDER else max(1, width // ROUNDS // unit(structure))
+    batch = 1 if width <= BORDER else max(1, width // ROUNDS // structure.unit)
     parts = []
     for at in torch.arange(groups * rows, device=weight.device).split(max(1, MEMORY // (width**2 * 8))):
         inverse, which = layer.inverse, group[at]
@@ -71,7 +71,7 @@ class _Rows:
     ) -> None:
         """weight and kept (r, D); inverse (k, D, D), of which row i has the one at which[i]; batch is m."""
         rows, width = weight.shape
-        self.size, self.structure, self.batch = unit(structure), structure, batch
+        self.size, self.structure, self.batch = structure.unit, structure, batch
         self.inverse, self.which = inverse.unflatten(1, (-1, self.size)), which
         self.rows = torch.arange(rows, device=weight.device)
         self.weight = weight.masked_fill(~kept, 0).unflatten(1, (-1, self.size))  # (r, n, B)

@@ -81,7 +81,7 @@ class Layered(Pruner):
         return parse(self.pattern)
 
     def unit(self) -> int:
-        return self.structure.size if self.structure.kind == "block" else 1
+        return self.structure.unit
 
     def layers(self, model: nn.Module, mask: Mask) -> list[str]:
         return participants(model, mask, self.options)

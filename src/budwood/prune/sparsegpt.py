@@ -8,7 +8,7 @@ from ..core.pruner import Settings, Tags
 from ..core.registry import methods
 from ..core.spec import Recipe
 from .allocation import spread
-from .layerwise import Layer, Layerwise, Removals, unit
+from .layerwise import Layer, Layerwise, Removals
 from .structure import Structure
 
 SPAN = 128
@@ -62,7 +62,7 @@ class SparseGPT(Layerwise):
         structure = self.structure
         count = min(int(layer.kept.sum()), round((1 - sparsity) * layer.kept.numel()))
         scores = sweep(layer, structure, count)[2].flatten()
-        sizes = layer.kept.unflatten(2, (-1, unit(structure))).sum(3).flatten()
+        sizes = layer.kept.unflatten(2, (-1, structure.unit)).sum(3).flatten()
         return Removals(scores[sizes > 0] / 2, sizes[sizes > 0])
 
 
@@ -81,9 +81,9 @@ def sweep(layer: Layer, structure: Structure, count: int) -> tuple[Tensor, Tenso
     left = 0
     for (a, b), budget in zip(spans, budgets, strict=True):
         part, present = weight[..., a:b], kept[..., a:b]
-        scores.append(_scores(part * present, upper[:, a:b, a:b], unit(structure)))
+        scores.append(_scores(part * present, upper[:, a:b, a:b], structure.unit))
         if structure.kind != "n:m":
-            present &= _best(scores[-1], present, budget + left, unit(structure))
+            present &= _best(scores[-1], present, budget + left, structure.unit)
             left += budget - int(present.sum())
         errors = _through(part, present, upper[:, a:b, a:b], structure)
         weight[..., b:] -= errors @ upper[:, a:b, b:]

@@ -10,6 +10,7 @@ import bisect
 from collections.abc import Callable, Mapping
 
 import torch
+from pydantic import model_validator
 from torch import Tensor, nn
 
 from ..core.mask import Mask
@@ -30,6 +31,12 @@ class ST3Options(LayerOptions):
     scaled: bool = False
     """ST-3 sigma: weights are compared after multiplication by the root of the sum of their layer's extents, which
     spreads the sparsity more evenly and saves more operations."""
+
+    @model_validator(mode="after")
+    def _compared(self) -> "ST3Options":
+        if self.scaled and self.allocation != "global":
+            raise ValueError(f"scaled compares layers, and {self.allocation} gives each its share")
+        return self
 
 
 @methods.register("st3")

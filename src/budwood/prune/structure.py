@@ -26,6 +26,11 @@ class Structure:
     size: int = 1
     most: int = 1
 
+    @property
+    def unit(self) -> int:
+        """How many weights go together."""
+        return self.size if self.kind == "block" else 1
+
 
 def parse(pattern: str) -> Structure:
     """`unstructured`, `2:4` or `1x4`; ValueError for what is none of these."""

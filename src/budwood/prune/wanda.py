@@ -13,8 +13,9 @@ from ..core.registry import methods
 from ..core.spec import Recipe
 from .allocation import Allocation, layer_counts, require_finite, spread
 from .inputs import squares
-from .layerwise import from_rows, to_rows
+from .layerwise import to_rows
 from .scored import Scored, ScoreOptions
+from .structure import ungroup
 
 
 class WandaOptions(ScoreOptions):
@@ -98,4 +99,4 @@ def best_of_rows(scores: Tensor, kept: Tensor, count: int, size: int) -> Tensor:
         stay = order[row, so_far[row] <= most + left]
         chosen[row, stay] = True
         left += most - int(present[row, stay].sum())
-    return kept & from_rows(chosen.repeat_interleave(size, dim=1), kept.shape)
+    return kept & ungroup(chosen.repeat_interleave(size, dim=1), kept.shape)

@@ -145,7 +145,7 @@ def _pruned_upstream(
     facts = data_facts(trained_on, grid.calibration.digest() if grid.calibration else None)
     for pruning, label in _prunings(study):
         tags = methods.get(pruning.method).tags
-        if not trains and not tags.at_once:
+        if not trains and tags.needs_training:
             raise UserError(f"{pruning.method} prunes while it trains: name images for it as upstream: data")
         if not trains and tags.data != "none" and grid.calibration is None:
             raise UserError(f"{pruning.method} looks at images: name some as upstream: calibration")

@@ -268,7 +268,9 @@ class Runner:
         return len(pack(network.checkpoint()))
 
     def _lineage(self, spec: RunSpec, before: Lineage) -> Lineage:
-        facts: dict[str, Any] = {"task": spec.task, "parent": spec.parent, "versions": versions()}
+        facts: dict[str, Any] = {"parent": spec.parent, "versions": versions()}
+        if self.task is not None:
+            facts["task"] = spec.task
         if _prunes(spec):
             facts |= {"method": spec.method, "where": spec.where, "options": spec.options}
         return before.model_copy(update=facts)
@@ -306,7 +308,8 @@ def drop_damaged(path: Path) -> bool:
 
 def _prunes(spec: RunSpec) -> bool:
     """True if the run itself prunes; a network that was pruned upstream keeps its mask in a transfer."""
-    return spec.where in ("one-shot", "downstream") or (spec.where == "upstream" and spec.transfer == "none")
+    here = spec.where in ("one-shot", "downstream") or (spec.where == "upstream" and spec.transfer == "none")
+    return here and methods.get(spec.method).tags.density != "given"
 
 
 def make_pruner(method: str, sparsity: float, options: dict[str, Any]) -> Pruner:

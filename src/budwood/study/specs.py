@@ -73,7 +73,7 @@ def transfer_spec(
         facts: dict[str, Any] = {"method": start.method, "where": start.where, "sparsity": start.sparsity}
         recipe = recipe.model_copy(update={"distill": 0.0})
     else:
-        gradual = way == "full" and methods.get(pruning.method).tags.gradual
+        gradual = way == "full" and recipe.epochs > 0 and methods.get(pruning.method).tags.gradual
         facts = {"method": pruning.method, "where": "downstream" if gradual else "one-shot"}
         facts |= {"sparsity": pruning.sparsity, "options": pruning.options}
     seen = preprocessing_for(protocol, task, way, start.preprocessing, start.method, recipe.size)
@@ -89,11 +89,13 @@ def upstream_spec(
     """Pruning before any transfer: `data` is what `data_facts` says of the images; `trains` tells training on them from
     calibrating by them."""
     tags = methods.get(pruning.method).tags
-    where: Where = "upstream" if trains and (tags.gradual or tags.density == "given") else "one-shot"
+    given = tags.density == "given"
+    where: Where = "upstream" if trains and recipe.epochs > 0 and (tags.gradual or given) else "one-shot"
     used = recipe if trains else Recipe(epochs=0, size=recipe.size)
     return RunSpec(
         **start.facts(used.size), **data, method=pruning.method, where="none" if pruning.method == "dense" else where,
-        sparsity=pruning.sparsity, options=pruning.options, transfer="none", seed=seed, recipe=used,
+        sparsity=start.sparsity if given else pruning.sparsity, options=pruning.options, transfer="none", seed=seed,
+        recipe=used,
     )  # fmt: skip
 
 

@@ -1,6 +1,7 @@
 """Several processes under torchrun. Without it every function here is the identity of one process."""
 
 import os
+from datetime import timedelta
 from typing import Any
 
 import torch
@@ -18,7 +19,9 @@ def join() -> None:
         cuda = torch.cuda.is_available()
         if cuda:
             torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
-        dist.init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo")  # for --device cpu there, too
+        backend = "cpu:gloo,cuda:nccl" if cuda else "gloo"  # for --device cpu there, too
+        # The others wait while the first process evaluates, which may take longer than PyTorch's half an hour.
+        dist.init_process_group(backend, timeout=timedelta(days=7))
 
 
 def leave() -> None:

@@ -18,11 +18,11 @@ from budwood.models.network import prunable
 from budwood.prune import removal
 from budwood.prune.exact_obs import ExactOBS, cut, solve
 from budwood.prune.inputs import products
-from budwood.prune.layerwise import Layer, Layerwise, cheapest, damped, from_rows, to_rows
+from budwood.prune.layerwise import Layer, Layerwise, cheapest, damped, to_rows
 from budwood.prune.magnitude import Magnitude
 from budwood.prune.removal import Trace, trace
 from budwood.prune.sparsegpt import SparseGPT, sweep
-from budwood.prune.structure import parse
+from budwood.prune.structure import parse, ungroup
 from budwood.prune.wanda import Wanda
 from budwood.testing.pruners import sparse_mask, toy_data, toy_network
 from budwood.train.data import batches_from
@@ -269,7 +269,7 @@ def test_rows_of_a_weight_have_the_input_channels_last() -> None:
     rows = to_rows(weight, 2)
     assert rows.shape == (2, 2, 12)
     assert rows[1, 0, :6].tolist() == [weight[2, i, 0, j] for j in (0, 1) for i in range(3)]
-    assert torch.equal(from_rows(rows, weight.shape), weight)
+    assert torch.equal(ungroup(rows, weight.shape), weight)
 
 
 def test_damping_is_relative_to_the_mean_of_the_live_inputs() -> None:

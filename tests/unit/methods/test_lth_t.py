@@ -154,6 +154,8 @@ def test_gone_on_with_in_every_round(tmp_path: Path, options: dict[str, Any]) ->
 
 def test_edges() -> None:
     model = toy_network()
+    with pytest.raises(UserError, match="one round prunes trained weights as they are"):
+        pruner_of(0.2, share=0.2, trained=True).check(model, Mask.ones(prunable(model, head=True)), 4)
     dense = Mask.ones(prunable(model, head=True))
     with pytest.raises(UserError, match="already has"):
         half = Mask({n: torch.rand(k.shape) < 0.5 for n, k in dense.items()})

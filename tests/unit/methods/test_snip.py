@@ -134,6 +134,12 @@ def test_a_fresh_network_gets_statistics_on_a_copy() -> None:
     assert not old.running_mean.any() and not any(module.training for module in settled.modules())
 
 
+def test_statistics_of_single_images_where_a_map_is_one_pixel() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 4, 4), nn.BatchNorm2d(4))
+    settled = with_statistics(model, plan((torch.randn(8, 3, 4, 4), torch.zeros(8))), size=1, salt=0)
+    assert settled is not model and bool(settled.get_submodule("1").running_mean.any())  # type: ignore[union-attr,operator]
+
+
 def test_a_network_with_statistics_is_taken_as_it_is() -> None:
     model = trained_network()
     assert with_statistics(model, Plan(0, 0), size=8, salt=0) is model

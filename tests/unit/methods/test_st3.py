@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from pydantic import ValidationError
 from torch import Tensor, nn
 
 from budwood.core.errors import UserError
@@ -165,3 +166,8 @@ def test_nothing_to_prune_and_too_sparse() -> None:
     layer.weight.data[0, 0] = float("nan")
     with pytest.raises(UserError, match="not finite"):
         ST3(0.5).start(layer, mask, Plan(2, 2))
+
+
+def test_what_sigma_compares_is_the_layers() -> None:
+    with pytest.raises(ValidationError, match="scaled compares layers, and erk gives each its share"):
+        ST3.Options(scaled=True, allocation="erk")
