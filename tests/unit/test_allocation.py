@@ -241,6 +241,9 @@ def test_conventions_by_allocation(method: type[Magnitude]) -> None:
         return pruner.start(model, mask, Plan(0, 0)).counts()
 
     assert counts(allocation="uniform") == {"0.weight": 216, "1.weight": 72, "2.weight": 64, "4.weight": 80}
+    # Groups of four: depthwise layers have none and stay dense, as the first does.
+    if method is Magnitude:
+        assert counts(pattern="2:4") == {"0.weight": 216, "1.weight": 72, "2.weight": 64, "4.weight": 40}
     everywhere = {"0.weight": 108, "1.weight": 36, "2.weight": 64, "4.weight": 40}
     assert counts(allocation="uniform", keep_dense=()) == everywhere
     assert counts(keep_dense=("first",), allocation="uniform")["0.weight"] == 216

@@ -2,6 +2,7 @@
 
 import tomllib
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from budwood.core.errors import UserError
 from budwood.core.pruner import Settings
 from budwood.core.registry import methods
 from budwood.core.spec import Recipe
+from budwood.prune.schedule import Cubic
 from budwood.study.recipe import RecipeFile, merged, read, write
 from budwood.train.optim import learning_rate
 
@@ -70,6 +72,45 @@ def test_the_learning_rates_of_woodfishers_program(
         optimizer.step()
         if start <= epoch <= end and (epoch - start) % every == 0:
             scheduler.step()
+
+
+GOLDEN: list[tuple[str, str, dict[str, Any], dict[str, Any]]] = [
+    ("acdc", "global", {"epochs": 100, "batch_size": 256, "lr": 0.256, "momentum": 0.875,
+                        "weight_decay": 3.0517578e-5, "warmup_epochs": 5, "label_smoothing": 0}, {}),
+    ("gmp", "from-scratch", {"lr": 0.256, "momentum": 0.875, "warmup_epochs": 5, "label_smoothing": 0.1}, {}),
+    ("rigl", "erk", {"batch_size": 4096, "lr": 1.6, "weight_decay": 1e-4, "milestones": (30, 70, 90),
+                     "label_smoothing": 0.1}, {"every": 100, "allocation": "erk"}),
+    ("rigl", "erk-5x", {"milestones": (150, 350, 450)}, {"every": 100}),
+    ("str", "resnet50", {"weight_decay": 2.251757813e-5}, {"initial": -3200}),
+    ("str", "mobilenetv1", {"weight_decay": 3.751757813e-5}, {"initial": -12800}),
+    ("cram", "multi", {"lr": 0.2, "batch_size": 512, "weight_decay": 1e-4, "warmup_epochs": 5},
+     {"rho": 0.05, "levels": (0.5, 0.7, 0.9)}),
+    ("st3", "st3", {"lr": 0.2, "weight_decay": 5e-5}, {"scaled": False}),
+    ("lth-t", "imagenet", {"lr": 1e-4, "batch_size": 256}, {"share": 0.2}),
+    ("woodfisher", "resnet50-80", {"lr": 0.005, "batch_size": 256},
+     {"update_scale": 0.9, "block": 2000, "dampening": 1e-5}),
+    ("woodfisher", "resnet50-98", {"batch_size": 180}, {"block": 1000}),
+    ("cap", "resnet50d", {}, {"gradients": 4096, "block": 256, "dampening": 1e-8}),
+]  # fmt: skip
+"""From the papers and the authors' files, by way of a table that was made before the code."""
+
+
+@pytest.mark.parametrize(("method", "settings", "recipe", "options"), GOLDEN, ids=[f"{m}-{s}" for m, s, *_ in GOLDEN])
+def test_the_authors_settings(method: str, settings: str, recipe: dict[str, Any], options: dict[str, Any]) -> None:
+    kind = methods.get(method)
+    theirs = kind.papers[settings]
+    for given, wanted in ((theirs.recipe, recipe), (kind.Options(**theirs.options), options)):
+        found = {name: getattr(given, name) for name in wanted}
+        assert {n: v for n, v in found.items() if isinstance(v, str | tuple)} == {
+            n: v for n, v in wanted.items() if isinstance(v, str | tuple)
+        }
+        numbers = {n: v for n, v in wanted.items() if not isinstance(v, str | tuple)}
+        assert {n: found[n] for n in numbers} == pytest.approx(numbers, rel=1e-6)
+
+
+def test_gmp_from_scratch_prunes_in_the_epochs_20_to_79() -> None:
+    found = Cubic(**methods.get("gmp").papers["from-scratch"].options["schedule"]).at(0.9, 100)
+    assert list(found) == list(range(20, 80)) and found[49] == pytest.approx(0.9 * (1 - (30 / 59) ** 3))
 
 
 def test_by_hand(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ import itertools
 import numpy as np
 import pytest
 import torch
+import torchvision
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
@@ -13,6 +14,7 @@ from budwood.core.errors import UserError
 from budwood.core.mask import Mask
 from budwood.core.pruner import Plan
 from budwood.models.network import build
+from budwood.models.profile import layers
 from budwood.prune.allocation import mask_by_score, str_budget
 from budwood.prune.magnitude import Magnitude
 from budwood.prune.scored import ScoreOptions
@@ -141,8 +143,6 @@ def test_layers_that_a_pattern_does_not_divide_can_be_left_out() -> None:
 
 
 def resnet50_shapes() -> dict[str, tuple[int, ...]]:
-    import torchvision
-
     from budwood.models.network import prunable
 
     with torch.device("meta"):
@@ -162,6 +162,16 @@ def test_str_at_a_published_total_is_the_published_table() -> None:
         assert 100 * (1 - density[f"{name}.weight"]) == pytest.approx(percent, abs=0.02)
     sizes = {name: int(np.prod(shape)) for name, shape in shapes.items()}
     assert sum(density[n] * sizes[n] for n in shapes) / sum(sizes.values()) == pytest.approx(1 - 0.9023, abs=1e-9)
+
+
+@pytest.mark.parametrize(("sparsity", "macs"), [(0.8127, 705e6), (0.9023, 343e6), (0.9515, 162e6), (0.9805, 73e6)])
+def test_str_costs_the_operations_that_it_published(sparsity: float, macs: float) -> None:
+    """Table 1 of the paper: with every row of the budget."""
+    with torch.device("meta"):
+        model = torchvision.models.resnet50()
+    density = str_budget(resnet50_shapes(), sparsity)
+    found = sum(layer.flops_dense / 2 * density[f"{layer.name}.weight"] for layer in layers(model, Mask({}), 224))
+    assert found == pytest.approx(macs, rel=0.005)
 
 
 def test_str_between_two_totals_lies_between_them() -> None:

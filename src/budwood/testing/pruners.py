@@ -180,6 +180,10 @@ def _check_mask(pruner: Pruner, last: Mask, given: Mask) -> None:
         sparser = pattern.kind == "n:m" and given.kept < given.total and ours.sparsity >= pruner.sparsity
         assert missed < pruner.unit() or sparser, f"{ours} is not {pruner.sparsity:.0%} to one weight (or block)"
         assert others == given.restricted(others), "a layer that does not take part was pruned"
+        if getattr(pruner.options, "allocation", "") == "uniform" and given.kept == given.total and pruner.unit() == 1:
+            shares = {name: abs(k - (1 - pruner.sparsity) * ours[name].numel()) for name, k in ours.counts().items()}
+            # The budget is met to one weight in all, so a layer may have a weight of another one.
+            assert max(shares.values()) < 2, f"uniform, but some layers miss their share: {shares}"
     elif pruner.tags.density == "given":
         assert last == given, "the tag says density='given', but the mask is another one"
     else:
@@ -319,7 +323,7 @@ def _check_at_once(make: Make, dense: Mask) -> None:
             assert torch.equal(value, fresh[name]), f"{name} is not a pruned weight, and was changed"
     assert all(p.grad is None for p in model.parameters()), "gradients are left over"
     if tags.data == "labels":
-        prune(labelled=False)
+        assert same(prune(labelled=False), prune(shift=1, labelled=False)), "labels count that mean nothing"
 
     told: list[int] = []
     prune(progress=lambda done, total: told.append(done))

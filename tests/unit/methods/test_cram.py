@@ -14,6 +14,7 @@ from budwood.core.spec import Recipe
 from budwood.models.network import prunable
 from budwood.prune.cram import CrAM, CrAMOptions
 from budwood.testing.pruners import RECIPE, toy_data, toy_network
+from budwood.train.batchnorm import recalibrate
 from budwood.train.fit import Fit
 
 
@@ -154,8 +155,8 @@ def test_pruned_at_once_it_is_better_than_after_plain_training() -> None:
         model, data = toy_network(), toy_data()
         fitted = Fit(model, pruner, Mask.ones(prunable(model, head=True)), data, data, recipe).run()
         if not isinstance(pruner, CrAM):
-            finisher = CrAM(0.9)
-            finisher.finish(model, fitted.mask, 119)
+            CrAM(0.9).finish(model, fitted.mask, 119).apply_(model)
+            recalibrate(model, data)
         with torch.no_grad():
             losses.append(float(F.cross_entropy(model.eval()(data.tensors[0]), data.tensors[1])))
     assert losses[0] < 0.8 * losses[1]
@@ -171,3 +172,18 @@ def test_edges() -> None:
     pruner.start(layer, sparse, Plan(1, 1))
     assert pruner._level(0) == 0.75, "a network that is sparser than a level is compressed no further"
     assert CrAM(0.0).finish(layer, Mask.ones({"weight": layer.weight}), 0).sparsity == 0
+
+
+def test_the_finished_network_has_statistics_of_its_own() -> None:
+    model, data = toy_network(), toy_data()
+    Fit(model, CrAM(0.7), Mask.ones(prunable(model, head=True)), data, data, RECIPE).run()
+    with torch.no_grad():
+        seen = model[0](data.tensors[0])  # one batch of all images
+    torch.testing.assert_close(model[1].running_mean, seen.mean((0, 2, 3)), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(model[1].running_var, seen.var((0, 2, 3)), rtol=1e-4, atol=1e-5)
+
+
+def test_a_sparsity_beyond_the_levels_is_one_of_them() -> None:
+    pruner, layer = CrAM(0.95), nn.Linear(20, 1, bias=False)
+    pruner.start(layer, Mask.ones({"weight": layer.weight}), Plan(1, 1))
+    assert {pruner._level(step) for step in range(200)} == {0.5, 0.7, 0.9, 0.95}

@@ -1,11 +1,15 @@
 """Gradients without labels: their outer products are the Fisher matrix of the network's own answers."""
 
+import itertools
+import math
+
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
-from budwood.prune.gradients import drawn
+from budwood.core.pruner import Plan
+from budwood.prune.gradients import drawn, gradients
 
 LOGITS = [[5.0, 0.0, -1.0, 2.0], [0.1, 0.0, 0.2, -0.1], [12.0, 0.0, 1.0, 0.0]]
 
@@ -46,3 +50,14 @@ def test_answers_without_a_doubt_have_no_gradient() -> None:
     p = torch.tensor([[1.0, 0.0, 0.0], [1.0, 1e-30, 0.0]])
     classes, factors = drawn(p, torch.Generator().manual_seed(0))
     assert torch.isfinite(factors).all() and float(at_the_logits(p, classes, factors).abs().max()) < 1e-5
+
+
+def test_drawn_classes_and_factors_reach_the_gradient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """p = (1, 2, 1) / 4; for class 2 with the factor -3 the gradient is -3 (p - e_2) = (-0.75, -1.5, 2.25)."""
+    layer = nn.Linear(1, 3, bias=False)
+    layer.weight.data = torch.tensor([[0.0], [math.log(2)], [0.0]])
+    monkeypatch.setattr("budwood.prune.gradients.drawn", lambda p, r: (torch.tensor([2]), torch.tensor([-3.0])))
+    batch = torch.ones(1, 1), torch.tensor([0])
+    plan = Plan(0, 0, labelled=False, batches=lambda size, salt: itertools.repeat(batch))
+    (found,) = gradients(layer, ["weight"], plan, 1, 1, 0, fisher=True)
+    assert found[0][0].flatten().tolist() == pytest.approx([-0.75, -1.5, 2.25])

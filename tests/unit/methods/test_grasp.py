@@ -140,3 +140,15 @@ def test_the_network_stays_as_it_is() -> None:
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
     assert all(p.grad is None and p.requires_grad for p in model.parameters())
     assert told == [(1, 4), (2, 4), (3, 4), (4, 4)]
+
+
+def test_batch_norm_has_the_statistics_of_each_batch() -> None:
+    one, other = toy_network(), toy_network()
+    other[1].running_mean.fill_(3.0)
+    other[1].running_var.fill_(9.0)
+    mask, found = Mask.ones(prunable(one, head=True)), []
+    for model in (one, other):
+        pruner = GraSP(0.0, GraSPOptions(gradients=2, batch=8))
+        pruner.plan_ = Plan(0, 0, batches=batches_from(toy_data(), 0, 0, torch.device("cpu")))
+        found.append(pruner.scores(model, mask, 0.0, 0))
+    assert all(torch.equal(found[0][name], found[1][name]) for name in mask)

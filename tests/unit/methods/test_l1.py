@@ -145,3 +145,14 @@ def test_edges() -> None:
     recipe = Recipe(epochs=1, batch_size=2, lr=0.01, select="last")
     fitted = Fit(model, Proximal(0.5), Mask.ones(prunable(model, head=True)), short, short, recipe).run()
     assert fitted.mask.sparsity == pytest.approx(0.5), "a training of one step prunes in it"
+
+
+def test_layers_that_are_kept_dense_are_not_shrunk() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.Conv2d(4, 4, 1), nn.Flatten(), nn.Linear(4, 2))
+    mask = Mask.ones(prunable(model, head=True))
+    old = {name: value.clone() for name, value in model.state_dict().items()}
+    recipe = Recipe(epochs=1, batch_size=1, lr=0.1, momentum=0.5, schedule="constant")
+    pruner = Proximal(0.5, ProximalOptions(strength=0.3, allocation="uniform"))
+    pruner.start(model, mask, Plan(1, 4, recipe=recipe))
+    pruner.backward(model, mask, 1, lambda: torch.zeros(()))
+    assert [name for name in mask if not torch.equal(model.get_parameter(name), old[name])] == ["1.weight"]

@@ -320,3 +320,21 @@ def test_ticket_is_not_what_magnitude_finds_at_once() -> None:
 def test_places_at_random_are_single_weights() -> None:
     with pytest.raises(ValidationError, match="random-mask draws single weights, and 2:4 has none"):
         TicketOptions(control="random-mask", pattern="2:4")
+
+
+def test_the_average_of_the_weights_begins_anew_with_each_training() -> None:
+    model, data, same = toy_network(), toy_data(), {}
+    pruner, recipe = LTH(0.7, TicketOptions(share=0.34)), RECIPE.model_copy(update={"ema": 0.5})
+    fit = Fit(model, pruner, Mask.ones(prunable(model, head=True)), data, data, recipe)
+
+    def look(done: int, total: int, how: str) -> None:
+        assert fit.average is not None
+        pairs = zip(fit.average.parameters(), model.parameters(), strict=True)
+        same[done - 1] = all(torch.equal(a, b) for a, b in pairs)
+
+    fit.progress = look
+    fit.run()
+    begins = [step for step in range(1, fit.plan.steps) if pruner.resets_momentum(step)]
+    assert len(begins) == pruner.cycles().count - 1
+    # The step that rewinds counts in the average, too: it begins as what the network was then.
+    assert [step for step, equal in same.items() if equal] == begins

@@ -103,3 +103,10 @@ def test_in_training_every_step_trains() -> None:
 def test_settings_fit_the_method() -> None:
     for settings in SET.papers.values():
         SET(settings.sparsity, RegrowOptions(**settings.options))
+
+
+def test_the_first_move_is_not_the_first_draw_again() -> None:
+    model = toy_network()
+    pruner = SET(0.7)
+    first = pruner.start(model, Mask.ones(prunable(model, head=True)), Plan(4, 4))
+    assert pruner.update(model, first, 0, BATCH) != first

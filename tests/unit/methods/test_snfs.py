@@ -155,3 +155,13 @@ def test_a_gradient_that_is_not_finite_is_one_line() -> None:
     feed(model, [1.0] * 10, [float("nan")] * 10)
     with pytest.raises(UserError, match="are not finite"):
         pruner.update(model, mask, 0, BATCH)
+
+
+def test_the_averages_own_momentum_by_hand() -> None:
+    """With 0.5: 0.5 * 1 = 0.5; 0.5 * 0.5 + 0.5 * 2 = 1.25."""
+    model, mask = network(([1.0, 0.0], [True, False]))
+    pruner = started(model, mask, Plan(1, 100), every=50, momentum=0.5)
+    for step, (gradient, expected) in enumerate([(1.0, 0.5), (2.0, 1.25)]):
+        feed(model, [gradient, gradient])
+        pruner.update(model, mask, step + 1, BATCH)
+        assert pruner.state()["0.weight"].tolist() == [pytest.approx([expected, expected])]

@@ -143,3 +143,16 @@ def test_statistics_of_single_images_where_a_map_is_one_pixel() -> None:
 def test_a_network_with_statistics_is_taken_as_it_is() -> None:
     model = trained_network()
     assert with_statistics(model, Plan(0, 0), size=8, salt=0) is model
+
+
+def test_a_fresh_network_is_scored_with_measured_statistics() -> None:
+    draw = batches_from(toy_data(), 0, 0, torch.device("cpu"))
+    fresh, measured = toy_network(), toy_network().train()
+    measured[1].momentum, seen = None, draw(16, 0)
+    with torch.no_grad():
+        for _ in range(8):
+            measured[:2](next(seen)[0])  # convolution and batch norm alone
+    mask = Mask.ones(prunable(fresh, head=True))
+    options = SNIPOptions(gradients=2, batch=16)
+    one, two = (scores(model, mask, options, Plan(0, 0, batches=draw)) for model in (fresh, measured.eval()))
+    assert all(torch.allclose(one[name], two[name], rtol=1e-4, atol=1e-8) for name in mask)

@@ -171,3 +171,17 @@ def test_nothing_to_prune_and_too_sparse() -> None:
 def test_what_sigma_compares_is_the_layers() -> None:
     with pytest.raises(ValidationError, match="scaled compares layers, and erk gives each its share"):
         ST3.Options(scaled=True, allocation="erk")
+
+
+def test_each_layer_has_its_own_threshold_where_each_has_its_share() -> None:
+    """Of (1, 2) and (10, 20) the larger ones stay; thresholds 1 and 10."""
+    model = nn.Sequential(nn.Linear(2, 1, bias=False), nn.Linear(2, 1, bias=False))
+    model.get_parameter("0.weight").data = torch.tensor([[1.0, 2.0]])
+    model.get_parameter("1.weight").data = torch.tensor([[10.0, 20.0]])
+    mask = Mask.ones(dict(model.named_parameters()))
+    pruner = ST3(0.5, ST3Options(allocation="uniform", keep_dense=(), schedule=Cubic(**AT_ONCE)))
+    pruner.start(model, mask, Plan(1, 1))
+    pruner.finish(model, mask, 0)
+    factor = 1.01 / (2 / 3 + 0.01)
+    assert model.get_parameter("0.weight").tolist() == [pytest.approx([0, factor], rel=1e-4)]
+    assert model.get_parameter("1.weight").tolist() == [pytest.approx([0, 10 * factor], rel=1e-4)]

@@ -228,3 +228,16 @@ def test_weights_outside_of_the_kept_ones_must_learn() -> None:
     pruner, model = TopKAST(0.5, TopKASTOptions(pattern="2:4")), toy_network()
     with pytest.raises(UserError, match=r"no weight to grow beside the sparsity 0\.5; lower it .*backward=0\.25"):
         pruner.check(model, dense(), 4)
+
+
+def test_without_a_penalty_of_its_own_the_decay_is_the_trainings() -> None:
+    """As in `test_decay_by_hand`, the 0.1 from the recipe."""
+    layer = nn.Linear(4, 1, bias=False)
+    layer.weight.data = torch.tensor([[3.0, 1.0, -2.0, 0.5]])
+    mask, recipe = Mask.ones({"weight": layer.weight}), Recipe(epochs=1, weight_decay=0.1)
+    pruner = TopKAST(0.75, options(backward=0.25))
+    pruner.start(layer, mask, Plan(1, 10, recipe=recipe))
+    layer.weight.grad = torch.tensor([[1.0, 1.0, 1.0, 0.0]])
+    pruner.update(layer, mask, 0, BATCH)
+    pruner.trains(mask).apply_to_gradients_(layer)
+    assert layer.weight.grad.tolist() == [pytest.approx([1.3, 1.4, 0.2, 0.0])]
