@@ -139,6 +139,7 @@ def test_what_is_missing_or_damaged_is_said_in_one_line(tmp_path: Path) -> None:
         ([HEADER, (b"a" * 1025, good)], "not of its length"),
         ([HEADER, (b"a", good[:-1])], "cut short"),
         ([HEADER, (b"a", sized([0, 2**64 - 1], 0))], "of no shape"),
+        ([HEADER, (b"a", sized([2**31 - 1] * 3 + [0], 0))], "of no shape"),
         ([HEADER, (b"a", sized([0] * 9, 0))], "of no shape"),
         ([HEADER, (b"\xff", good)], "utf-8"),
     ):

@@ -534,6 +534,89 @@ def test_an_array_that_claims_more_than_it_has(tmp_path: Path) -> None:
     assert peak < 1 << 22
 
 
+# -- plain files ----------------------------------------------------------------------------------------------
+
+
+def test_a_file_from_before_batches_were_counted(tmp_path: Path) -> None:
+    model = resnet18()
+    old = {name: value for name, value in model.state_dict().items() if not name.endswith("num_batches_tracked")}
+    torch.save(old, tmp_path / "old.pth")
+    with torch.no_grad():
+        assert_computes(open_network(str(tmp_path / "old.pth")), model(IMAGES))
+
+
+def test_names_that_only_look_like_a_layout_or_a_prefix(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A classifier that is a convolution called fc, as DLA's, and one whose names all begin with `model.`."""
+    (tmp_path / "looksnet.py").write_text(
+        "from torch import nn\n"
+        "class Fc(nn.Module):\n"
+        "    def __init__(self, n):\n"
+        "        super().__init__()\n"
+        "        self.body, self.pool, self.fc = nn.Conv2d(3, 8, 3), nn.AdaptiveAvgPool2d(1), nn.Conv2d(8, n, 1)\n"
+        "        self.flat = nn.Flatten()\n"
+        "    def forward(self, x):\n"
+        "        return self.flat(self.fc(self.pool(self.body(x))))\n"
+        "class Inner(nn.Module):\n"
+        "    def __init__(self, n):\n"
+        "        super().__init__()\n"
+        "        self.model = Fc(n)\n"
+        "    def forward(self, x):\n"
+        "        return self.model(x)\n"
+        "def fc(num_classes=1000):\n"
+        "    return Fc(num_classes)\n"
+        "def inner(num_classes=1000):\n"
+        "    return Inner(num_classes)\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    import looksnet
+
+    for kind in ("fc", "inner"):
+        torch.manual_seed(1)
+        model = getattr(looksnet, kind)(12).eval()
+        torch.save(model.state_dict(), tmp_path / "w.pth")
+        with torch.no_grad():
+            assert_computes(open_network(f"py:looksnet.{kind}@{tmp_path / 'w.pth'}"), model(IMAGES))
+
+
+def test_files_that_claim_more_than_they_hold(tmp_path: Path) -> None:
+    """Refused before anything of the claimed size is made: 40 GB here."""
+    state = dict(resnet18().state_dict())
+    torch.save(state | {"fc.weight": torch.zeros(2**33, 0)}, tmp_path / "empty.pth")
+    refused(tmp_path / "empty.pth", "holds 'fc.weight' without a value")
+    torch.save(state | {"fc.weight": torch.zeros(10**7, 1)}, tmp_path / "w.pth")
+    refused(tmp_path / "w.pth", "fc.weight has shape", "torchvision:resnet18")
+    torch.save({"a": torch.zeros(10**6)}, tmp_path / "plain.pth")
+    packed = tmp_path / "packed.pth"
+    with zipfile.ZipFile(tmp_path / "plain.pth") as old, zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as new:
+        for name in old.namelist():
+            new.writestr(name, old.read(name))
+    refused(packed, "not a readable .pth")
+
+
+def test_what_is_no_float_is_no_weight(tmp_path: Path) -> None:
+    state = dict(resnet18().state_dict())
+    torch.save(state | {"conv1.weight": state["conv1.weight"].to(torch.int8)}, tmp_path / "w.pth")
+    refused(tmp_path / "w.pth", "conv1.weight holds int8; save it as float32")
+
+
+def test_names_that_are_none(tmp_path: Path) -> None:
+    state: dict[Any, Any] = dict(resnet18().state_dict())
+    torch.save(state | {(1, 2): torch.zeros(1), 7: 3}, tmp_path / "w.pth")
+    assert open_network(str(tmp_path / "w.pth")).lineage.num_classes == 12
+    long = {"input.conv.weight": torch.zeros(1), f"sections.{'1' * 5000}.0.conv1.weight": torch.zeros(1)}
+    torch.save(long, tmp_path / "long.pth")
+    refused(tmp_path / "long.pth", "not the state_dict of a torchvision network")
+
+
+def test_parts_of_a_tensorflow_checkpoint_name_the_index(tmp_path: Path) -> None:
+    (tmp_path / "model.ckpt-7.index").write_bytes(b"")
+    (tmp_path / "model.ckpt-7.meta").write_bytes(b"x")
+    refused(tmp_path / "model.ckpt-7", "model.ckpt-7.index")
+    refused(tmp_path / "model.ckpt-7.meta", "name the .index file")
+    torch.save(resnet18().state_dict(), tmp_path / "w.net")
+    assert open_network(str(tmp_path / "w.net")).lineage.architecture == "torchvision:resnet18"
+
+
 # -- SparseML -------------------------------------------------------------------------------------------------
 
 
@@ -637,6 +720,21 @@ def test_the_average_of_a_training_comes_first(tmp_path: Path) -> None:
     torch.save({"state_dict": model.state_dict(), "model_ema": ema}, tmp_path / "w.pth")
     network = open_network(str(tmp_path / "w.pth"))
     assert torch.equal(network.module.state_dict()["conv1.weight"], average.state_dict()["conv1.weight"])
+    assert any("model_ema was read; the file also holds state_dict" in note for note in network.notes)
+
+
+def test_of_sparseml_the_weights_that_have_the_zeros(tmp_path: Path) -> None:
+    """Its average is of weights that were pruned while it ran: small, and not zero. Names are torchvision's."""
+    model, masks = resnet18(0), random_masks(resnet18())
+    average = {name: value.clone() for name, value in model.state_dict().items()}
+    with torch.no_grad():
+        for name, kept in masks.items():
+            model.get_parameter(name).mul_(kept)
+    content = {"state_dict": model.state_dict(), "model_ema": average, "recipe": "- !ACDCPruningModifier\n"}
+    torch.save(content, tmp_path / "w.pth")
+    network = open_network(str(tmp_path / "w.pth"))
+    assert network.mask == Mask(masks) and network.lineage.method == "acdc"
+    assert network.lineage.preprocessing == Preprocessing(size=224, resize=256)
 
 
 @pytest.mark.parametrize(

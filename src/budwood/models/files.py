@@ -1,6 +1,9 @@
 """Weight files of other people's: read without running anything, prefixes, wrappers and known layouts taken off."""
 
 import functools
+import re
+import zipfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +15,8 @@ from torch.overrides import TorchFunctionMode
 
 from ..core.errors import UserError
 from ..core.files import metadata_of, read_bytes
-from .published import Contents, bundle, deep_compression, npz, plain
+from .published import Contents, bundle, deep_compression, npz, plain, sparseml
+from .published.contents import IMAGENET
 
 _Unsafe = torch.serialization.pickle.UnpicklingError
 """What torch.load raises for content it will not run."""
@@ -20,6 +24,7 @@ WRAPPERS = ("state_dict_ema", "model_ema", "state_dict", "model_state_dict", "mo
 PREFIXES = ("module.", "_orig_mod.", "model.", "net.")
 SIDE_CLASSIFIERS = ("aux1.", "aux2.", "AuxLogits.")
 """Of GoogLeNet and Inception: used in their training alone."""
+COUNTED = "num_batches_tracked"
 COUNTERS = ("n_averaged",)
 """Of an averaged model, beside its weights."""
 SEEN_BESIDE_WEIGHTS = (
@@ -40,13 +45,17 @@ SEEN_BESIDE_WEIGHTS = (
 rates as NumPy numbers). Each is read as an empty stand-in: nothing of that name is imported or called."""
 
 
+PYTORCH = (b"PK\x03\x04", b"\x80")
+"""What its files begin with, as a zip file or as a pickle."""
+
+
 def read(path: Path) -> Contents:
     """The tensors of a .pth (read with weights_only=True), .safetensors or .npz file, of TensorFlow's .index file with
     the data beside it, or of Deep Compression's .net file, and what its layout tells.
 
     Raises UserError where the file is missing, damaged, or holds anything but tensors.
     """
-    data = read_bytes(path)
+    data = bytes_of(path)
     if metadata_of(data) is not None:
         try:
             return _understood(safetensors.torch.load(data), path)
@@ -54,16 +63,24 @@ def read(path: Path) -> Contents:
             raise
         except Exception as error:  # safetensors raises several kinds for broken offsets and lengths
             raise UserError(f"{path} is a damaged safetensors file ({error}); make or copy it again") from None
-    if deep_compression.fits(data, path):
+    if deep_compression.fits(data, path) and not data.startswith(PYTORCH):
         return deep_compression.read(data, str(path))
     if npz.fits(data):
         return _understood(npz.read(data, str(path)), path)
     if bundle.fits(data):
         return _understood(bundle.read(data, path), path)
-    if ".data-0" in path.name:
-        raise UserError(f"{path} holds the values of a checkpoint of TensorFlow's; name the .index file beside it")
+    if ".data-0" in path.name or path.suffix == ".meta":
+        raise UserError(f"{path} belongs to a checkpoint of TensorFlow's; name the .index file beside it")
     del data
     return _understood(_load(path), path)
+
+
+def bytes_of(path: Path) -> bytes:
+    """What is in a file; of TensorFlow's, which has none of its name, the message says which to name."""
+    index = path.with_name(path.name + bundle.SUFFIX)
+    if not path.exists() and index.exists():
+        raise UserError(f"no file at {path}; of a checkpoint of TensorFlow's name {index}")
+    return read_bytes(path)
 
 
 def read_state(path: Path) -> dict[str, Tensor]:
@@ -87,12 +104,17 @@ def _load(path: Path) -> Any:
     names = (name.rpartition(".") for name in SEEN_BESIDE_WEIGHTS)
     stand_ins: list[Any] = [type(name, (_StandIn,), {"__module__": module}) for module, _, name in names]
     try:
+        if zipfile.is_zipfile(path):
+            with zipfile.ZipFile(path) as file:  # PyTorch packs nothing: packed, it could be a thousand times its size
+                if sum(info.file_size for info in file.infolist()) > path.stat().st_size:
+                    raise ValueError("it claims more than it holds")
         with torch.serialization.safe_globals(stand_ins):
             return torch.load(path, map_location="cpu", weights_only=True)
-    except _Unsafe:
+    except _Unsafe as error:
+        named = re.search(r"(?:GLOBAL|class|global) ([\w.]+\.\w+)", str(error))
         raise UserError(
-            f"{path} holds more than plain tensors (or is damaged), and running what is in it is not safe; "
-            "save model.state_dict() alone"
+            f"{path} holds more than plain tensors{f' ({named[1]})' if named else ''} or is damaged, and running what "
+            "is in it is not safe; save model.state_dict() alone"
         ) from None
     except Exception:  # torch.load raises many kinds for what is not its own file
         raise UserError(f"{path} is not a readable .pth or .safetensors file; make or copy it again") from None
@@ -100,14 +122,16 @@ def _load(path: Path) -> Any:
 
 def _understood(content: Any, path: Path) -> Contents:
     beside: dict[str, Any] = {}
-    for key in WRAPPERS:
-        if isinstance(content, dict) and isinstance(content.get(key), dict):
-            beside = {str(name): value for name, value in content.items() if name != key}
-            content = content[key]
-            break
+    key = ""
+    wrappers = [key for key in WRAPPERS if isinstance(content, dict) and isinstance(content.get(key), dict)]
+    if wrappers:
+        # An average of weights that were pruned while it ran is small and not zero; SparseML has the mask in the zeros.
+        key = "state_dict" if "recipe" in content and "state_dict" in wrappers else wrappers[0]
+        beside = {name: value for name, value in content.items() if isinstance(name, str) and name != key}
+        content = content[key]
     if not isinstance(content, dict) or not content:
         raise UserError(f"{path} holds no state_dict; save model.state_dict()")
-    state = {str(name): value for name, value in content.items() if isinstance(value, Tensor) and name not in COUNTERS}
+    state = {n: v for n, v in content.items() if isinstance(n, str) and isinstance(v, Tensor) and n not in COUNTERS}
     if not state:
         raise UserError(f"{path} holds no tensors; save model.state_dict()")
     for name, value in state.items():
@@ -115,10 +139,21 @@ def _understood(content: Any, path: Path) -> Contents:
             raise UserError(f"{path} holds {name!r} sparse, quantised or without values; save it as a plain tensor")
         if value.numel() * value.element_size() > value.untyped_storage().nbytes():
             raise UserError(f"{path} is damaged ({name!r} claims more values than it stores); make or copy it again")
+        if value.numel() == 0:  # another side of it may be of any size
+            raise UserError(f"{path} holds {name!r} without a value in it; make or copy it again")
+    stored = state
     while prefix := next((p for p in PREFIXES if all(name.startswith(p) for name in state)), None):
         state = {name.removeprefix(prefix): value for name, value in state.items()}
     state = {name: value for name, value in state.items() if not name.startswith(SIDE_CLASSIFIERS)}
-    return plain(Contents(state, str(path), beside))
+    if not any(name.endswith(COUNTED) for name in state):  # PyTorch has counted batches since its version 0.4.1
+        means = [name.removesuffix("running_mean") for name in state if name.endswith(".running_mean")]
+        state |= {f"{name}{COUNTED}": torch.tensor(0) for name in means}
+    found = plain(Contents(state, str(path), beside, stored=stored))
+    if "model_config" in beside or "recipe" in beside:  # AC/DC's and the study's files, SparseML's
+        method = found.method or sparseml.method_of(beside.get("recipe"))
+        found = replace(found, preprocessing=found.preprocessing or IMAGENET, method=method)
+    others = ", ".join(other for other in wrappers if other != key)
+    return found.noted(f"{key} was read; the file also holds {others}") if others else found
 
 
 class _WithoutMemory(TorchFunctionMode):

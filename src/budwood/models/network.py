@@ -11,7 +11,6 @@ from torch import Tensor, nn
 
 from ..core.checkpoint import Checkpoint, Lineage, is_checkpoint, unpack
 from ..core.errors import UserError
-from ..core.files import read_bytes
 from ..core.mask import Mask
 from ..core.registry import sources
 from ..core.task import Task
@@ -120,7 +119,7 @@ def open_network(name: str) -> Network:
     if ":" in name and not Path(name).exists() and "/" not in source and "\\" not in source:
         sources.get(source)
     file = checkpoint_in(Path(name))
-    data = read_bytes(file)
+    data = files.bytes_of(file)
     if is_checkpoint(data):
         checkpoint = unpack(data, name)
         _refuse_foreign_code(checkpoint.lineage.architecture, name)
@@ -145,7 +144,8 @@ def checkpoint_in(path: Path) -> Path:
 def from_checkpoint(checkpoint: Checkpoint) -> Network:
     """The checkpoint's network; UserError where its architecture is not available or does not fit."""
     lineage = checkpoint.lineage
-    if not any(tensor.shape[:1] == (lineage.num_classes,) for tensor in checkpoint.state.values()):
+    sizes = {tensor.shape[:1] for tensor in checkpoint.state.values() if tensor.numel()}
+    if (lineage.num_classes,) not in sizes:
         # Said before anything of that size is made.
         raise UserError(f"the weights are not those of {lineage.num_classes} classes; make or copy the file again")
     network = build(lineage.architecture, lineage.num_classes)
@@ -168,6 +168,10 @@ def load_strictly(module: nn.Module, state: Mapping[str, Tensor], what: str) -> 
         )
         count = len(wrong) + len(missing) + len(extra)
         raise UserError(f"the weights are not those of {what}: {count} tensors differ ({examples})")
+    ours = module.state_dict()
+    if odd := [n for n in wanted if ours[n].is_floating_point() and not state[n].is_floating_point()]:
+        kind = str(state[odd[0]].dtype).removeprefix("torch.")
+        raise UserError(f"the weights are not those of {what}: {odd[0]} holds {kind}; save it as float32")
     module.load_state_dict(dict(state))
 
 
@@ -183,9 +187,14 @@ def _from_contents(found: Contents, wanted: str | None) -> Network:
     """The network of a file, as `wanted` or, without that, as what its layout or its shapes say."""
     architecture, notes = _architecture(found, wanted)
     network = build(architecture, 1000)
-    head = found.state.get(f"{network.head}.weight")
-    if head is not None and head.ndim >= 2 and head.shape[0] not in (0, network.lineage.num_classes):
-        network = build(architecture, int(head.shape[0]))
+    ours = network.module.state_dict()
+    if not _same_names(found.state, ours) and _same_names(found.stored, ours):
+        found, notes = Contents(found.stored, found.where, found.beside), []  # it only looked like a layout or a prefix
+    name = f"{network.head}.weight"
+    if name in found.state and name in ours:
+        head, made = found.state[name].shape, ours[name].shape
+        if head[1:] == made[1:] and head[0] != made[0]:
+            network = build(architecture, int(head[0]))
     try:
         load_strictly(network.module, found.state, architecture)
     except UserError as error:
@@ -200,6 +209,11 @@ def _from_contents(found: Contents, wanted: str | None) -> Network:
         | ({"preprocessing": found.preprocessing} if found.preprocessing else {})
     )
     return Network(network.module, mask, lineage, notes)
+
+
+def _same_names(stored: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> bool:
+    """Whether these are a network's tensors as they stand, but for the number of classes."""
+    return stored.keys() == wanted.keys() and all(t.shape[1:] == wanted[n].shape[1:] for n, t in stored.items())
 
 
 def _architecture(found: Contents, wanted: str | None) -> tuple[str, list[str]]:

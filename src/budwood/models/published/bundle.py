@@ -85,7 +85,7 @@ def _tensor(entry: Message, values: np.ndarray, kind: torch.dtype) -> Tensor:
         raise ValueError("a variable is stored in slices")
     sides = [part for shape in entry.get(2, []) for part in _message(_text(shape)).get(2, [])]
     shape = [_number(_message(_text(side)), 1) for side in sides]
-    if len(shape) > MOST_AXES or any(side >= 2**31 for side in shape):
+    if len(shape) > MOST_AXES or math.prod(max(side, 1) for side in shape) >= 2**40:
         raise ValueError("a variable is of no shape")
     offset, size = _number(entry, 4), _number(entry, 5)
     if math.prod(shape) * kind.itemsize != size or len(part := values[offset : offset + size]) != size:

@@ -48,10 +48,10 @@ def _name(name: str) -> str:
     if first:
         place = first[1] or ("0" if first[2] == "conv" else "1")
         return f"conv.{place}.{name[first.end() :]}"
-    if block := re.match(r"(model|features)\.(\d+)\.([0134])\.", name):
+    if block := re.match(r"(model|features)\.(\d{1,3})\.([0134])\.", name):
         number = int(block[2]) - (block[1] == "model")
         return f"blocks.{number}.{_PLACES[block[3]]}.{name[block.end() :]}"
-    if block := re.match(r"sections\.([0-4])\.(\d+)\.((?:depth|point)\.(?:conv|bn))\.", name):
+    if block := re.match(r"sections\.([0-4])\.(\d{1,3})\.((?:depth|point)\.(?:conv|bn))\.", name):
         return f"blocks.{_FIRST_OF_SECTION[int(block[1])] + int(block[2])}.{_PARTS[block[3]]}.{name[block.end() :]}"
     if head := re.match(r"(classifier\.0|classifier\.fc)\.", name):
         return f"fc.{name[head.end() :]}"

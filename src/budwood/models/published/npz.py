@@ -46,12 +46,11 @@ def _array(data: bytes, info: zipfile.ZipInfo) -> Tensor:
     stream = io.BytesIO(data)
     version = np.lib.format.read_magic(stream)
     header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-    shape, columns_first, dtype = header(stream)
+    shape, columns_first, dtype = header(stream, max_header_size=1000)
     if dtype.kind not in "fiub" or dtype.hasobject:
         raise ValueError(f"{info.filename!r} holds {dtype}")
-    rest = data[stream.tell() :]
-    if min(shape, default=0) < 0 or math.prod(shape) * dtype.itemsize != len(rest):
+    at = stream.tell()
+    if min(shape, default=0) < 0 or math.prod(shape) * dtype.itemsize != len(data) - at:
         raise ValueError(f"{info.filename!r} is not of its shape")
-    flat = np.frombuffer(rest, dtype).astype(dtype.newbyteorder("="))
-    array = flat.reshape(shape, order="F" if columns_first else "C")
-    return torch.from_numpy(np.array(array, order="C"))
+    array = np.frombuffer(data, dtype, offset=at).reshape(shape, order="F" if columns_first else "C")
+    return torch.from_numpy(array.astype(dtype.newbyteorder("="), order="C"))

@@ -24,9 +24,9 @@ from .contents import IMAGENET, Contents, Layout
 NAMES = (
     (re.compile(r"input\.conv\."), r"conv1."),
     (re.compile(r"input\.bn\."), r"bn1."),
-    (re.compile(r"sections\.(\d+)\.(\d+)\.identity\.conv\."), r"layer\1.\2.downsample.0."),
-    (re.compile(r"sections\.(\d+)\.(\d+)\.identity\.bn\."), r"layer\1.\2.downsample.1."),
-    (re.compile(r"sections\.(\d+)\.(\d+)\.((?:conv|bn)\d)\."), r"layer\1.\2.\3."),
+    (re.compile(r"sections\.(\d{1,3})\.(\d{1,3})\.identity\.conv\."), r"layer\1.\2.downsample.0."),
+    (re.compile(r"sections\.(\d{1,3})\.(\d{1,3})\.identity\.bn\."), r"layer\1.\2.downsample.1."),
+    (re.compile(r"sections\.(\d{1,3})\.(\d{1,3})\.((?:conv|bn)\d)\."), r"layer\1.\2.\3."),
     (re.compile(r"classifier\.fc\."), r"fc."),
 )
 METHODS = {

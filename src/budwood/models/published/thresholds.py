@@ -40,7 +40,7 @@ def _convert(found: Contents) -> Contents:
             raise found.damaged(f"the threshold of {name} is not one number beside a weight")
         size = torch.relu(weight.abs() - torch.sigmoid(threshold.reshape(())))
         state[f"{name}.weight"] = materialised = torch.sign(weight) * size
-        kept[f"{name}.weight"] = materialised != 0
+        kept[f"{name}.weight"] = (materialised != 0) & kept.get(f"{name}.weight", torch.tensor(True))
     found = replace(found, state=state, kept=kept, preprocessing=IMAGENET, method="str")
     return found.noted(f"the learned thresholds of {len(names)} layers are applied")
 
