@@ -201,11 +201,11 @@ def test_what_a_linear_transfer_has_no_use_for(protocol: str, recipe: Any, words
     "content",
     [
         {"transfers": {"full": {"recipe": {"head": "sgd"}}}},
-        {"upstream": {"data": "photos", "recipe": {"adapt_bn": True}}},
+        {"upstream": {"data": "photos", "recipe": {"head": "sgd"}}},
     ],
 )
 def test_what_counts_for_a_head_alone(content: dict[str, Any], tmp_path: Path) -> None:
-    assert "counts for a linear head alone" in refusal(tmp_path, LEAST | content)
+    assert "recipe.head counts for a linear head alone" in refusal(tmp_path, LEAST | content)
 
 
 def test_the_folder_of_the_file_may_have_any_name(tmp_path: Path) -> None:

@@ -181,6 +181,8 @@ def write_row(cell: Cell, out: Path, seconds: float, peak: float) -> None:
     if cell.name == "dense" or (cell.seed == 0 and cell.sparsity):
         CHECKPOINTS.mkdir(exist_ok=True)
         shutil.copyfile(checkpoint, CHECKPOINTS / f"{cell.key}.safetensors")
+    if cell.key in done():  # its checkpoint alone was lost
+        return
     record(
         {
             "cell": cell.key,
@@ -204,18 +206,25 @@ def write_row(cell: Cell, out: Path, seconds: float, peak: float) -> None:
 def train(data: str, out: Path, minutes: float, only: str) -> None:
     """Two runs at a time until all are done or the time is up."""
     deadline = time.time() + 60 * minutes
-    missing = [cell for cell in cells() if cell.key not in done()]
+    missing = [cell for cell in cells() if cell.key not in done() or (cell.name == "dense" and not cell.dense.exists())]
     wanted = [cell for cell in missing if only in cell.key]
     needed = {cell.dense.stem for cell in wanted if cell.start == "dense"}
     waiting = [cell for cell in missing if cell in wanted or cell.key in needed]
 
+    failed = set()
+
     def one(cell: Cell) -> None:
         while cell.start == "dense" and not cell.dense.exists() and time.time() < deadline:
+            if cell.dense.stem in failed:
+                return
             time.sleep(1)
         if time.time() > deadline - 60:
             return
         start = time.time()
-        print(f"{cell.key}: {make(cell, data, out, deadline)}, {time.time() - start:.0f} s", flush=True)
+        ended = make(cell, data, out, deadline)
+        if ended.startswith("failed"):
+            failed.add(cell.key)
+        print(f"{cell.key}: {ended}, {time.time() - start:.0f} s", flush=True)
 
     with ThreadPoolExecutor(2) as pool:
         list(pool.map(one, waiting))

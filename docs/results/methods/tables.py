@@ -181,6 +181,7 @@ def sanity() -> str:
         compare("trained: better than a ticket alone", f"gmp-{percent}", f"lth-t-{percent}", trained)
         compare("trained: second order better than magnitude", f"woodfisher-{percent}", f"gmp-{percent}", trained)
     compare("trained: second order better than magnitude", "woodfisher-90", "gmp-early-90", trained)
+    compare("trained: second order better than magnitude", "exact-obs-on-90", "magnitude-on-90", trained)
     for cell in ("gmp-90", "woodfisher-90"):
         compare("trained: little by little better than at once", cell, "magnitude-on-90", trained)
     for other in EARLIER:

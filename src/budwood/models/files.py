@@ -45,10 +45,6 @@ SEEN_BESIDE_WEIGHTS = (
 rates as NumPy numbers). Each is read as an empty stand-in: nothing of that name is imported or called."""
 
 
-PYTORCH = (b"PK\x03\x04", b"\x80")
-"""What its files begin with, as a zip file or as a pickle."""
-
-
 def read(path: Path) -> Contents:
     """The tensors of a .pth (read with weights_only=True), .safetensors or .npz file, of TensorFlow's .index file with
     the data beside it, or of Deep Compression's .net file, and what its layout tells.
@@ -63,7 +59,7 @@ def read(path: Path) -> Contents:
             raise
         except Exception as error:  # safetensors raises several kinds for broken offsets and lengths
             raise UserError(f"{path} is a damaged safetensors file ({error}); make or copy it again") from None
-    if deep_compression.fits(data, path) and not data.startswith(PYTORCH):
+    if deep_compression.fits(data, path):
         return deep_compression.read(data, str(path))
     if npz.fits(data):
         return _understood(npz.read(data, str(path)), path)
@@ -77,8 +73,7 @@ def read(path: Path) -> Contents:
 
 def bytes_of(path: Path) -> bytes:
     """What is in a file; of TensorFlow's, which has none of its name, the message says which to name."""
-    index = path.with_name(path.name + bundle.SUFFIX)
-    if not path.exists() and index.exists():
+    if not path.exists() and (index := Path(f"{path}{bundle.SUFFIX}")).exists():
         raise UserError(f"no file at {path}; of a checkpoint of TensorFlow's name {index}")
     return read_bytes(path)
 
@@ -141,19 +136,18 @@ def _understood(content: Any, path: Path) -> Contents:
             raise UserError(f"{path} is damaged ({name!r} claims more values than it stores); make or copy it again")
         if value.numel() == 0:  # another side of it may be of any size
             raise UserError(f"{path} holds {name!r} without a value in it; make or copy it again")
-    stored = state
+    wrapped = Contents(state, str(path), beside)
+    if "model_config" in beside or "recipe" in beside:  # AC/DC's and the study's files, SparseML's
+        wrapped = replace(wrapped, preprocessing=IMAGENET, method=sparseml.method_of(beside.get("recipe")))
+    if others := ", ".join(other for other in wrappers if other != key):
+        wrapped = wrapped.noted(f"{key} was read; the file also holds {others}")
     while prefix := next((p for p in PREFIXES if all(name.startswith(p) for name in state)), None):
         state = {name.removeprefix(prefix): value for name, value in state.items()}
     state = {name: value for name, value in state.items() if not name.startswith(SIDE_CLASSIFIERS)}
     if not any(name.endswith(COUNTED) for name in state):  # PyTorch has counted batches since its version 0.4.1
         means = [name.removesuffix("running_mean") for name in state if name.endswith(".running_mean")]
         state |= {f"{name}{COUNTED}": torch.tensor(0) for name in means}
-    found = plain(Contents(state, str(path), beside, stored=stored))
-    if "model_config" in beside or "recipe" in beside:  # AC/DC's and the study's files, SparseML's
-        method = found.method or sparseml.method_of(beside.get("recipe"))
-        found = replace(found, preprocessing=found.preprocessing or IMAGENET, method=method)
-    others = ", ".join(other for other in wrappers if other != key)
-    return found.noted(f"{key} was read; the file also holds {others}") if others else found
+    return plain(replace(wrapped, state=state, stored=wrapped))
 
 
 class _WithoutMemory(TorchFunctionMode):

@@ -188,8 +188,8 @@ def _from_contents(found: Contents, wanted: str | None) -> Network:
     architecture, notes = _architecture(found, wanted)
     network = build(architecture, 1000)
     ours = network.module.state_dict()
-    if not _same_names(found.state, ours) and _same_names(found.stored, ours):
-        found, notes = Contents(found.stored, found.where, found.beside), []  # it only looked like a layout or a prefix
+    if found.stored is not None and not _same_names(found.state, ours) and _same_names(found.stored.state, ours):
+        found, notes = found.stored, list(found.stored.notes)  # it only looked like a layout or a prefix
     name = f"{network.head}.weight"
     if name in found.state and name in ours:
         head, made = found.state[name].shape, ours[name].shape

@@ -23,10 +23,15 @@ def with_statistics(model: nn.Module, plan: Plan, size: int, salt: int, count: i
         if _untouched(module):
             module.train()
             module.momentum = None  # type: ignore[assignment]  # the plain mean over all batches
-    batches = batches_of(plan, max(2, size), salt)  # one image has no statistics where a map is one pixel
-    with torch.no_grad():
-        for _ in range(count):
-            settled(next(batches)[0])
+    batches = batches_of(plan, size, salt)
+    try:
+        with torch.no_grad():
+            for _ in range(count):
+                settled(next(batches)[0])
+    except ValueError:  # PyTorch's, of one image where a map is one pixel
+        if size > 1:
+            raise
+        return with_statistics(model, plan, 2, salt, count)
     return settled.eval()
 
 

@@ -165,8 +165,8 @@ class StudyFile(_Part):
         if "linear" in self.transfers:
             check_linear(self.protocol, self.transfers["linear"].recipe)
         if "full" in self.transfers:
-            check_full(self.transfers["full"].recipe)
-        check_full(self.upstream.recipe)
+            check_full(self.transfers["full"].recipe, "transfers.full.recipe.{}".format)
+        check_full(self.upstream.recipe, "upstream.recipe.{}".format)
         return self
 
     def seeds(self, way: Literal["linear", "full"]) -> list[int]:

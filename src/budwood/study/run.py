@@ -87,6 +87,10 @@ class Runner:
         is doing it."""
         if (result := self._finished(spec)) is not None:
             return result
+        if self.task is not None and spec.transfer != "linear" and spec.recipe.batch_size % distributed.world():
+            raise UserError(
+                f"{distributed.world()} processes cannot share a batch of {spec.recipe.batch_size}: change --batch-size"
+            )
         check_size(self.network.module, (spec.preprocessing or self.network.lineage.preprocessing).size)
         lock = self.root / spec.run_id / LOCK
         with locked(lock, self.wait) if distributed.rank() == 0 else contextlib.nullcontext():
@@ -271,7 +275,7 @@ class Runner:
         facts: dict[str, Any] = {"parent": spec.parent, "versions": versions()}
         if self.task is not None:
             facts["task"] = spec.task
-        if _prunes(spec):
+        if _prunes(spec) and methods.get(spec.method).tags.density != "given":  # at its mask it stays what it was
             facts |= {"method": spec.method, "where": spec.where, "options": spec.options}
         return before.model_copy(update=facts)
 
@@ -308,8 +312,7 @@ def drop_damaged(path: Path) -> bool:
 
 def _prunes(spec: RunSpec) -> bool:
     """True if the run itself prunes; a network that was pruned upstream keeps its mask in a transfer."""
-    here = spec.where in ("one-shot", "downstream") or (spec.where == "upstream" and spec.transfer == "none")
-    return here and methods.get(spec.method).tags.density != "given"
+    return spec.where in ("one-shot", "downstream") or (spec.where == "upstream" and spec.transfer == "none")
 
 
 def make_pruner(method: str, sparsity: float, options: dict[str, Any]) -> Pruner:

@@ -90,7 +90,7 @@ def upstream_spec(
     calibrating by them."""
     tags = methods.get(pruning.method).tags
     given = tags.density == "given"
-    where: Where = "upstream" if trains and recipe.epochs > 0 and (tags.gradual or given) else "one-shot"
+    where: Where = "upstream" if trains and (given or (tags.gradual and recipe.epochs > 0)) else "one-shot"
     used = recipe if trains else Recipe(epochs=0, size=recipe.size)
     return RunSpec(
         **start.facts(used.size), **data, method=pruning.method, where="none" if pruning.method == "dense" else where,

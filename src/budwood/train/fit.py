@@ -165,9 +165,7 @@ class Fit:
     def _batches(self, epoch: int) -> list[list[int]]:
         length = len(self.train)  # type: ignore[arg-type]
         world = distributed.world()
-        size, left = divmod(self.recipe.batch_size, world)
-        if left:
-            raise UserError(f"{world} processes cannot share a batch of {self.recipe.batch_size}: change --batch-size")
+        size = max(1, self.recipe.batch_size // world)
         return batch_plan(length, size, self.seed, epoch, distributed.rank(), world)
 
     def _optimizer(self) -> torch.optim.SGD:

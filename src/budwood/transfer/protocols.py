@@ -41,11 +41,11 @@ def _for_linear(protocol: Protocol, given: Recipe) -> Recipe:
 def check_linear(protocol: Protocol, given: Recipe, full_too: bool = False, spelt: Callable[[str], str] = str) -> None:
     """Raise UserError where `given` sets what a linear transfer would pass over; what equals its settings is let be.
 
-    With `full_too` the same settings are a full transfer's, where all but the head count. `spelt` is a setting's name
+    With `full_too` the same settings are a full transfer's, where all but these count. `spelt` is a setting's name
     as its user writes it.
     """
     used = _for_linear(protocol, given)
-    counted = given.model_fields_set & {"head"} if full_too else given.model_fields_set
+    counted = given.model_fields_set.intersection(LINEAR_ONLY) if full_too else given.model_fields_set
     idle = [spelt(name) for name, value in given if name in counted and value != getattr(used, name)]
     if not idle:
         return
@@ -59,7 +59,7 @@ def check_full(given: Recipe, spelt: Callable[[str], str] = str) -> None:
     """Raise UserError where `given` sets what counts for a linear head alone, and there is none."""
     for name in LINEAR_ONLY:
         if getattr(given, name) != getattr(Recipe(), name):
-            raise UserError(f"{spelt(name)} counts for a linear head alone, and there is none; leave it out")
+            raise UserError(f"{spelt(name)} counts for a linear head alone; leave it out")
 
 
 def preprocessing_for(

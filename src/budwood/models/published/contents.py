@@ -33,8 +33,8 @@ class Contents:
     preprocessing: Preprocessing | None = None
     method: str | None = None
     notes: tuple[str, ...] = ()
-    stored: dict[str, Tensor] = field(default_factory=dict)
-    """`state` before prefixes and layouts were undone."""
+    stored: "Contents | None" = None
+    """What it was before prefixes and layouts were undone."""
 
     def renamed(self, name_of: Callable[[str], str]) -> "Contents":
         """The same with other names for tensors and masks; UserError where two would have the same."""

@@ -46,7 +46,8 @@ PREPROCESSING = Preprocessing(size=227, resize=256, mean=(123 / 255, 117 / 255, 
 
 def fits(data: bytes, path: Path) -> bool:
     """By its suffix or, since it has no signature, by a size that its own counts account for."""
-    return path.suffix.lower() == ".net" or (len(data) < 1 << 24 and _claimed(data) == len(data))
+    named = path.suffix.lower() == ".net" and not data.startswith((b"PK\x03\x04", b"\x80"))  # as PyTorch's begin
+    return named or (len(data) < 1 << 24 and _claimed(data) == len(data))
 
 
 def read(data: bytes, where: str) -> Contents:
