@@ -103,11 +103,11 @@ def run(
     distributed.join()
     quiet = json or distributed.rank() != 0
     trains = data is not None or task is not None
-    check_full(recipe, flag)
+    name, target, options, merged = _request(recipe_file, method, sparsity, option, recipe)
+    check_full(merged, flag)
     if not trains and (idle := sorted(recipe.model_fields_set - {"size"})):
         raise UserError(f"{flag(idle[0])} counts in a training, and there is none: add --data")
-    name, target, options, recipe = _request(recipe_file, method, sparsity, option, recipe)
-    check_full(recipe, flag)
+    recipe = merged
     tags: Tags = methods.get(name).tags
     pruner = make_pruner(name, target, options)
     checked_device(device)

@@ -1,7 +1,6 @@
 """M-FAC: the same as the explicit inverse of the Fisher matrix, in blocks of any size."""
 
-from collections.abc import Iterator
-from dataclasses import replace
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -214,26 +213,10 @@ def test_schedule_has_the_curve_and_weights_move_at_its_moments_alone() -> None:
     assert fitted.mask.holds(model)
 
 
-def test_every_update_of_a_training_has_gradients_of_its_own_in_every_part() -> None:
+def test_every_update_of_a_training_has_gradients_of_its_own_in_every_part(salts_of: Callable[..., list[int]]) -> None:
     """Two parts at each of three updates, the first of which has nothing to prune: images for the salts of the second
     and the third, step 5 and step 10."""
-    model, data = toy_network(), toy_data()
-    salts: list[int] = []
-
-    class Watched(MFAC):
-        def start(self, model: nn.Module, mask: Mask, plan: Plan) -> Mask:
-            draw = plan.batches
-            assert draw is not None
-
-            def watched(size: int, salt: int) -> Iterator[tuple[Tensor, Tensor]]:
-                salts.append(salt)
-                return draw(size, salt)
-
-            return super().start(model, mask, replace(plan, batches=watched))
-
-    pruner = Watched(0.7, MFACOptions(**MFAC.brief))
-    Fit(model, pruner, Mask.ones(prunable(model, head=True)), data, data, RECIPE).run()
-    assert salts == [10, 11, 20, 21]
+    assert salts_of(MFAC, MFACOptions(**MFAC.brief)) == [10, 11, 20, 21]
 
 
 def test_a_gradient_that_is_not_finite_is_one_line_and_changes_nothing() -> None:

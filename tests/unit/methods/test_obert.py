@@ -1,7 +1,6 @@
 """oBERT's groups against dense linear algebra: saliency, mask and update."""
 
-from collections.abc import Iterator
-from dataclasses import replace
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -16,8 +15,6 @@ from budwood.models.network import prunable
 from budwood.prune.obert import OBert, OBertOptions
 from budwood.prune.structure import groups, ungroup
 from budwood.prune.woodfisher import WoodFisher, WoodFisherOptions
-from budwood.testing.pruners import RECIPE, toy_data, toy_network
-from budwood.train.fit import Fit
 
 NAMES = ["0.weight", "2.weight"]
 COMMON: dict[str, Any] = {"gradients": 30, "batch": 4, "block": 10, "dampening": 0.02}
@@ -189,22 +186,7 @@ def test_the_authors_settings_are_valid(variant: str) -> None:
     assert list(moments) == list(range(2, 27, 4)) and moments[2] == pytest.approx(0.7) and moments[26] == 0.9
 
 
-def test_an_update_of_a_training_is_one_pass() -> None:
+def test_an_update_of_a_training_is_one_pass(salts_of: Callable[..., list[int]]) -> None:
     """Three updates, the first of which has nothing to prune; `recomputations` is for pruning at once."""
-    model, data = toy_network(), toy_data()
-    salts: list[int] = []
-
-    class Watched(OBert):
-        def start(self, model: nn.Module, mask: Mask, plan: Plan) -> Mask:
-            inner = plan.batches
-            assert inner is not None
-
-            def watched(size: int, salt: int) -> Iterator[tuple[Tensor, Tensor]]:
-                salts.append(salt)
-                return inner(size, salt)
-
-            return super().start(model, mask, replace(plan, batches=watched))
-
-    pruner = Watched(0.7, OBertOptions(**OBert.brief | {"recomputations": 5}))
-    Fit(model, pruner, Mask.ones(prunable(model, head=True)), data, data, RECIPE).run()
+    salts = salts_of(OBert, OBertOptions(**OBert.brief | {"recomputations": 5}))
     assert len(salts) == len(set(salts)) == 2
