@@ -24,7 +24,6 @@ from itertools import accumulate
 
 from .contents import IMAGENET, Contents, Layout
 from .nets import MOBILENET_V1
-from .sparseml import method_of
 
 _PLACES = {"0": "0.0", "1": "0.1", "3": "1.0", "4": "1.1"}
 _PARTS = {"depth.conv": "0.0", "depth.bn": "0.1", "point.conv": "1.0", "point.bn": "1.1"}
@@ -38,9 +37,8 @@ def _fits(found: Contents) -> bool:
 
 
 def _convert(found: Contents) -> Contents:
-    method = found.method or method_of(found.beside.get("recipe"))
     preprocessing = found.preprocessing or IMAGENET
-    return replace(found.renamed(_name), architecture=MOBILENET_V1, preprocessing=preprocessing, method=method)
+    return replace(found.renamed(_name), architecture=MOBILENET_V1, preprocessing=preprocessing)
 
 
 def _name(name: str) -> str:

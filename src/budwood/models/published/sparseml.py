@@ -50,7 +50,7 @@ def _is_mobilenet(found: Contents) -> bool:
 
 
 def _convert(found: Contents) -> Contents:
-    return replace(found.renamed(_name), preprocessing=IMAGENET, method=method_of(found.beside.get("recipe")))
+    return replace(found.renamed(_name), preprocessing=IMAGENET)
 
 
 def _name(name: str) -> str:
